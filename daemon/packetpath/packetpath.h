@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The packet path as Python sees it: worker threads that own the media sockets.
+ *
+ * Read by the C compiler and, reduced, by cffi (build.py): fixed-width types,
+ * integer #defines, enums, plain structs; directives only at the start of a line.
+ *
+ * Every function returns 0 or a count, or a negative errno. Any thread may call;
+ * a call waits at most for the batch that the stream's worker has in hand.
+ */
+#ifndef RTPENGINE_PACKETPATH_H
+#define RTPENGINE_PACKETPATH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PP_MAX_WORKERS 64
+
+enum pp_learning {
+	PP_LEARN_HEURISTIC = 0,
+	PP_LEARN_DELAYED = 1,
+	PP_LEARN_IMMEDIATE = 2,
+	PP_LEARN_OFF = 3,
+};
+
+/* pp_config.flags */
+#define PP_F_STRICT 1		/* after confirmation drop other sources */
+#define PP_F_HANDOVER 2		/* ... but follow a plausible new one at once */
+#define PP_F_ASYMMETRIC 4	/* learn whom to hear, always send to peer */
+#define PP_F_STRANGER 8		/* neither peer's nor alias' address: may be learned */
+#define PP_F_MUTED 16		/* send nothing to the peer */
+#define PP_F_OPAQUE 32		/* not RTP: no interpretation */
+#define PP_F_RTCP_ONLY 64	/* the RTCP socket of a pair */
+#define PP_F_RTCP_MUX 128	/* RFC 5761: RTP and RTCP on this socket */
+#define PP_F_STRIP_FEEDBACK 256	/* remove RTPFB and PSFB on the way to rtcp_sink */
+
+/* Why a received datagram was not relayed: indices of pp_counters.drops */
+enum pp_drop {
+	PP_DROP_SOURCE = 0,	/* not from the party that the stream belongs to */
+	PP_DROP_MALFORMED = 1,	/* empty, or cut short by the socket */
+	PP_DROP_NO_SINK = 2,	/* nobody to relay to (also an error) */
+	PP_DROP_MUTED = 3,	/* the receiver is on hold, or not known yet */
+	PP_DROP_FILTERED = 4,	/* nothing but feedback, for a receiver without it */
+	PP_DROP_SEND = 5,	/* the system refused to send (also an error) */
+	PP_DROP_REASONS = 6,
+};
+
+/* family 0: none; 4: the first 4 bytes of address; 6: all 16. Host order port. */
+struct pp_address {
+	uint8_t address[16];
+	uint16_t port;
+	uint16_t family;
+	uint32_t scope_id;
+};
+
+struct pp_config {
+	struct pp_address peer;
+	struct pp_address alias;	/* port unused */
+	int64_t rtp_sink;		/* stream id, 0 for none */
+	int64_t rtcp_sink;
+	uint32_t learning;		/* enum pp_learning */
+	uint32_t flags;			/* PP_F_* */
+};
+
+struct pp_counters {
+	int64_t id;
+	uint64_t packets;		/* received and, but for a refusing system, relayed */
+	uint64_t bytes;
+	uint64_t errors;		/* no sink, or not sent */
+	uint64_t drops[6];		/* PP_DROP_REASONS */
+	uint64_t last_packet_ns;	/* CLOCK_MONOTONIC of the last accepted packet, 0 before */
+};
+
+struct pp_state {
+	struct pp_counters counters;
+	struct pp_address send_to;	/* where packets for the party go now */
+	struct pp_address accept_from;	/* whom the stream listens to; family 0 before the first packet */
+	uint32_t confirmed;		/* learning has finished */
+	uint32_t payload_type;		/* of the first RTP packet; 255 before */
+	uint32_t ssrc;			/* of the last RTP packet */
+	uint32_t reserved;
+};
+
+enum pp_event_type {
+	PP_EVENT_CONFIRMED = 1,		/* the stream has settled on a source: see pp_stream_state() */
+};
+
+struct pp_event {
+	int64_t id;
+	uint32_t type;			/* enum pp_event_type */
+	uint32_t reserved;
+	struct pp_address source;
+};
+
+struct pp_stats {
+	uint64_t packets;		/* relayed, since pp_open() */
+	uint64_t bytes;
+	uint64_t errors;
+	uint64_t drops[6];
+	uint64_t events_lost;
+	uint64_t wakeups;
+	uint64_t streams;		/* open now */
+};
+
+struct pp;
+
+struct pp *pp_open(uint32_t workers, int wakeup_fd, uint32_t pause_us);
+void pp_close(struct pp *pp);
+int64_t pp_stream_open(struct pp *pp, uint32_t worker, int fd);
+int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *config);
+int pp_stream_close(struct pp *pp, int64_t id);
+int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out);
+int pp_events(struct pp *pp, struct pp_event *out, uint32_t max);
+int pp_stats(struct pp *pp, struct pp_stats *out);
+
+#endif

@@ -1,0 +1,11 @@
+"""rtpengine: a media proxy for SIP, controlled by Kamailio or OpenSIPS."""
+
+__version__ = "3.0.0"
+
+
+class ProtocolError(Exception):
+    """Bad input from a client; the text is the reason that it is told."""
+
+
+class ResourceError(Exception):
+    """Something has run out (ports, descriptors); the text is the reason that the client is told."""

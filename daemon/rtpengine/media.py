@@ -1,0 +1,239 @@
+"""The vocabulary that codecs, engines and resources share: what is said about media, and what to do with it.
+
+Signalling produces a :class:`MediaOffer` per ``m=`` line, the call engine answers with a
+:class:`MediaPlan`, and the packet path is told one :class:`StreamConfig` per UDP socket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple, Protocol
+
+IPV4 = 4
+IPV6 = 6
+
+# Addresses that say nothing about where their owner is seen from: RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291.
+_PRIVATE_NETWORKS = {
+    IPV4: [ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16")],
+    IPV6: [ip_network(n) for n in ("fc00::/7", "fe80::/10")],
+}
+
+
+class Endpoint(NamedTuple):
+    """A transport address: canonical text of an IP address, and a UDP port (0 where none is known)."""
+
+    address: str
+    port: int
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return IPV6 if ":" in self.address else IPV4
+
+    @property
+    def is_null(self) -> bool:
+        """Whether the address is the unspecified one, which RFC 3264 8.4 uses to put a stream on hold."""
+        return self.address in ("0.0.0.0", "::")
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the address can be behind a NAT, so that its packets may come from another one."""
+        address = ip_address(self.address)
+        return any(address in network for network in _PRIVATE_NETWORKS[self.family])
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class Profile(NamedTuple):
+    """An RTP profile as what it asks for, not as a name: ``RTP/SAVPF`` is ``Profile(secure=True, feedback=True)``."""
+
+    secure: bool
+    feedback: bool
+
+
+# The ``proto`` words of an m= line that carry RTP: RFC 3551, 3711, 4585, 5124 and 5764.
+PROFILES = {
+    "RTP/AVP": Profile(secure=False, feedback=False),
+    "RTP/AVPF": Profile(secure=False, feedback=True),
+    "RTP/SAVP": Profile(secure=True, feedback=False),
+    "RTP/SAVPF": Profile(secure=True, feedback=True),
+    "UDP/TLS/RTP/SAVP": Profile(secure=True, feedback=False),
+    "UDP/TLS/RTP/SAVPF": Profile(secure=True, feedback=True),
+}
+
+
+class Direction(NamedTuple):
+    """The direction attribute of RFC 3264 5.1, seen from the party that wrote it."""
+
+    sends: bool
+    receives: bool
+
+    @property
+    def attribute(self) -> str:
+        """``sendrecv``, ``sendonly``, ``recvonly`` or ``inactive``."""
+        return _DIRECTION_NAMES[self]
+
+
+DIRECTIONS = {
+    "sendrecv": Direction(sends=True, receives=True),
+    "sendonly": Direction(sends=True, receives=False),
+    "recvonly": Direction(sends=False, receives=True),
+    "inactive": Direction(sends=False, receives=False),
+}
+_DIRECTION_NAMES = {direction: name for name, direction in DIRECTIONS.items()}
+
+
+class Learning(IntEnum):
+    """How a stream finds out where its party really sends from; the values are the packet path's."""
+
+    HEURISTIC = 0
+    DELAYED = 1
+    IMMEDIATE = 2
+    OFF = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MediaOffer:
+    """What one party said about one media section, free of SDP syntax.
+
+    ``endpoint`` is where the party wants its RTP, None where it named no usable address (learn it).
+    ``rtcp`` is its separate RTCP endpoint, None if there is none (``rtcp_mux``, or no RTP at all).
+    ``ports`` counts consecutive RTP/RTCP port pairs (``m=audio 4000/2``); pair i has both ports 2i higher.
+    ``protocol`` is the transport word of the m= line in upper case; not in PROFILES: relay as opaque UDP.
+    """
+
+    kind: str
+    endpoint: Endpoint | None
+    rtcp: Endpoint | None
+    protocol: str
+    ports: int = 1
+    direction: Direction = DIRECTIONS["sendrecv"]
+    rejected: bool = False
+    rtcp_mux: bool = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the null address asks for silence (RFC 3264 8.4); the port is not 0."""
+        return self.endpoint is not None and self.endpoint.is_null and not self.rejected
+
+    @property
+    def profile(self) -> Profile | None:
+        """The RTP profile, None for a transport that is not RTP."""
+        return PROFILES.get(self.protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Signalling:
+    """How one offer or answer is to be treated, as the SIP proxy asked in whichever control protocol.
+
+    ``family`` (4, 6) and ``protocol`` (upper case) are wanted towards the recipient; None keeps what is known.
+    ``received_from`` is the address that the SIP message came from.
+    ``media_address`` is to be advertised instead of our own.
+    ``rtcp_mux`` holds any of offer, demux, accept, reject, require; ``replace`` any of origin, session-connection.
+    """
+
+    trust_address: bool = True
+    received_from: str | None = None
+    family: int | None = None
+    protocol: str | None = None
+    media_address: str | None = None
+    ice: str | None = None
+    rtcp_mux: frozenset[str] = frozenset()
+    replace: frozenset[str] = frozenset()
+    asymmetric: bool = False
+    strict_source: bool = False
+    media_handover: bool = False
+    no_rtcp_attribute: bool = False
+    via_branch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPlan:
+    """What the recipient of a body is told about one section.
+
+    ``local`` is the advertised address and RTP port; None where the section is disabled (port 0).
+    ``rtcp_port`` is the RTCP port to name in ``a=rtcp``, None where the line must be absent.
+    ``pairs`` counts the consecutive port pairs behind ``local``.
+    ``held``: the sender's address was null, which must stay visible to the recipient.
+    """
+
+    local: Endpoint | None
+    rtcp_port: int | None
+    protocol: str
+    pairs: int = 1
+    direction: Direction = DIRECTIONS["sendrecv"]
+    rtcp_mux: bool = False
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """What one media socket has to do with the packets that it receives, and with those sent through it.
+
+    ``peer`` is where signalling says that the party receives; None: not known yet, nothing is sent.
+    A change of ``peer`` starts learning anew; all other fields change in place.
+    ``alias`` is a second address (text) from which the party may well send: that of its SIP messages.
+    ``stranger_allowed``: an address that is neither may be learned if nothing better turns up.
+    ``muted``: nothing is sent to the party (RFC 3264 hold by null address).
+    ``rtp`` false: the datagrams are not RTP, relay them unseen. ``rtcp_only``: the RTCP socket of a pair.
+    ``rtp_sink`` and ``rtcp_sink`` are stream ids, 0 for none; ``strip_feedback`` removes RTPFB and PSFB
+    (RFC 4585 6.1) from what goes to ``rtcp_sink``.
+    """
+
+    peer: Endpoint | None
+    rtp_sink: int
+    rtcp_sink: int
+    alias: str | None = None
+    learning: Learning = Learning.HEURISTIC
+    strict: bool = True
+    handover: bool = False
+    asymmetric: bool = False
+    stranger_allowed: bool = False
+    muted: bool = False
+    rtp: bool = True
+    rtcp_only: bool = False
+    rtcp_mux: bool = False
+    strip_feedback: bool = False
+
+
+class StreamState(NamedTuple):
+    """What the packet path knows of one stream; ``last_packet`` in monotonic seconds, None before the first."""
+
+    peer: Endpoint | None
+    confirmed: bool
+    packets: int
+    bytes: int
+    errors: int
+    last_packet: float | None
+    payload_type: int | None
+    drops: dict[str, int]
+
+
+class MediaTransport(Protocol):
+    """The sockets that the call engine asks for; implemented over ports.py and packetpath.py."""
+
+    def advertised(self, family: int) -> str:
+        """The address that SDP names for our side in this family; ResourceError if it is not configured."""
+
+    def open(self, call_id: str, family: int, pairs: int) -> PortSet:
+        """Open ``pairs`` RTP/RTCP socket pairs on consecutive ports; ResourceError if there are none."""
+
+    def close(self, ports: PortSet) -> None:
+        """Close the streams and give the ports back."""
+
+    def configure(self, stream: int, config: StreamConfig) -> None:
+        """Bring one stream in line with ``config``."""
+
+    def state(self, stream: int) -> StreamState:
+        """Read one stream."""
+
+
+class PortSet(NamedTuple):
+    """Open sockets of one media: first port (even), and stream ids in port order RTP, RTCP, RTP, RTCP ..."""
+
+    family: int
+    port: int
+    streams: tuple[int, ...]
