@@ -1,0 +1,87 @@
+# Everything that a person does with this tree. `make` alone lists it.
+
+SHELL := /bin/bash
+VENV ?= .venv
+DESTDIR ?=
+PREFIX ?= /usr
+ARGS ?=
+
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
+C_SOURCES := $(wildcard daemon/packetpath/*.c daemon/packetpath/*.h daemon/packetpath/*.py)
+C_WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build demo test check lint run install bench bench-quick clean
+
+help: ## this list
+	@printf 'rtpengine: a media proxy for SIP\n\n'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
+		printf '  make %-13s %s\n' "$$target" "$$text"; done
+	@printf '\nOptions go in ARGS, as in: make run ARGS="--foreground --ip=127.0.0.1 --listen-ng=127.0.0.1:2223"\n'
+
+# A stamp for each step, so that a second run finds nothing to do.
+$(VENV)/.made:
+	@tools/bootstrap build
+	@echo 'virtual environment in $(VENV), with' $$(tools/python)
+	@$$(tools/python) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.needs: pyproject.toml $(VENV)/.made
+	@echo 'installing what the daemon needs'
+	@$(PYTHON) tools/requirements | xargs -d '\n' $(PIP) install 'setuptools>=65' wheel
+	@touch $@
+
+$(VENV)/.needs-%: pyproject.toml $(VENV)/.needs
+	@echo 'installing what make $* needs'
+	@$(PYTHON) tools/requirements $* | xargs -d '\n' $(PIP) install
+	@touch $@
+
+$(VENV)/.built: setup.py $(C_SOURCES) $(VENV)/.needs
+	@echo 'compiling the packet path'
+	@rm -f daemon/rtpengine/*.so
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+build: $(VENV)/.built ## the daemon, runnable as .venv/bin/rtpengine
+
+run: build ## start the daemon with ARGS
+	@exec $(VENV)/bin/rtpengine $(ARGS)
+
+demo: build ## three calls through the daemon with real speech; ARGS=--keep leaves it up
+	@tools/bootstrap demo
+	@$(PYTHON) tests/demo/demo.py $(ARGS)
+
+test: build $(VENV)/.needs-test ## every test, with coverage; as root also in network namespaces
+	@tools/bootstrap test
+	@$(PYTHON) -m pytest --cov --cov-report=term $(ARGS)
+
+check: build $(VENV)/.needs-test ## the quick tests, under a minute
+	@$(PYTHON) -m pytest -q tests/unit tests/packetpath $(ARGS)
+
+lint: build $(VENV)/.needs-lint ## ruff, mypy --strict, C warnings as errors
+	@tools/bootstrap lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(CC) $(C_WARNINGS) -fsyntax-only $(wildcard daemon/packetpath/*.c bench/*.c)
+
+install: build ## into DESTDIR, as /usr/sbin/rtpengine
+	@tools/install-tree $(PYTHON) '$(DESTDIR)' '$(PREFIX)'
+
+bench: build ## against Debian's rtpengine-daemon, as ratios (about 25 minutes)
+	@tools/bootstrap bench
+	@$(MAKE) --no-print-directory -s -C bench
+	@$(PYTHON) bench/bench.py $(ARGS)
+
+bench-quick: build ## a smoke test of the benchmark, whose numbers are no measurement
+	@tools/bootstrap bench
+	@$(MAKE) --no-print-directory -s -C bench
+	@$(PYTHON) bench/bench.py --quick $(ARGS)
+
+clean: ## remove everything that was built, the virtual environment too
+	@$(MAKE) --no-print-directory -s -C bench clean
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo-output bench/results daemon/*.egg-info daemon/rtpengine/*.so daemon/rtpengine/_packetpath.c
+	find daemon tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
