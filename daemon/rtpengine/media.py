@@ -130,6 +130,7 @@ class Signalling:
     """How one offer or answer is to be treated, as the SIP proxy asked in whichever control protocol.
 
     ``family`` (4, 6) and ``protocol`` (upper case) are wanted towards the recipient; None keeps what is known.
+    ``prefer_ipv6`` (``direction`` with ``external``) wants IPv6 towards the recipient only where we have it.
     ``received_from`` is the address that the SIP message came from.
     ``media_address`` is to be advertised instead of our own.
     ``rtcp_mux`` holds any of offer, demux, accept, reject, require; ``replace`` any of origin, session-connection.
@@ -138,6 +139,7 @@ class Signalling:
     trust_address: bool = True
     received_from: str | None = None
     family: int | None = None
+    prefer_ipv6: bool = False
     protocol: str | None = None
     media_address: str | None = None
     ice: str | None = None
@@ -213,13 +215,20 @@ class StreamState(NamedTuple):
 
 
 class MediaTransport(Protocol):
-    """The sockets that the call engine asks for; implemented over ports.py and packetpath.py."""
+    """The sockets that the call engine asks for; implemented by transport.py over ports.py and packetpath.py."""
+
+    @property
+    def families(self) -> frozenset[int]:
+        """The address families that have a local address."""
 
     def advertised(self, family: int) -> str:
-        """The address that SDP names for our side in this family; ResourceError if it is not configured."""
+        """The address that SDP names for our side in this family."""
 
     def open(self, call_id: str, family: int, pairs: int) -> PortSet:
-        """Open ``pairs`` RTP/RTCP socket pairs on consecutive ports; ResourceError if there are none."""
+        """Open ``pairs`` RTP/RTCP socket pairs on consecutive ports.
+
+        Raise ResourceError if there are none, ProtocolError if the family is not configured.
+        """
 
     def close(self, ports: PortSet) -> None:
         """Close the streams and give the ports back."""
@@ -229,6 +238,9 @@ class MediaTransport(Protocol):
 
     def state(self, stream: int) -> StreamState:
         """Read one stream."""
+
+    def last_packet(self, stream: int) -> float:
+        """When the stream last accepted a packet, in monotonic seconds; 0.0 before the first."""
 
 
 class PortSet(NamedTuple):

@@ -1,0 +1,145 @@
+"""Control sockets: datagrams in, replies out; retransmissions, access and errors are handled here, once."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from rtpengine import ProtocolError, ResourceError, ng
+from rtpengine.config import ListenEndpoint
+from rtpengine.log import call_context
+from rtpengine.service import NgService, Reply
+
+log = logging.getLogger(__name__)
+
+MAX_DATAGRAM = 65535
+# One readiness callback serves at most so many datagrams, so that timers and signals get their turn in a flood.
+DATAGRAMS_PER_WAKEUP = 64
+# A flood of distinct cookies must not eat the memory; at this many the older half is forgotten early.
+MAX_CACHED_REPLIES = 65536
+
+Source = tuple[str, int] | tuple[str, int, int, int]
+
+
+class ReplyCache:
+    """Replies by source and cookie in two generations (control-ng.md 3), each ``rotate`` forgetting the older one.
+
+    Keyed by the source as well, since two SIP proxies may count their cookies alike.
+    """
+
+    def __init__(self, limit: int = MAX_CACHED_REPLIES) -> None:
+        self._limit = limit
+        self._current: dict[tuple[Source, bytes], bytes] = {}
+        self._older: dict[tuple[Source, bytes], bytes] = {}
+
+    def get(self, source: Source, cookie: bytes) -> bytes | None:
+        """The reply that this request has had, None if it is new."""
+        key = (source, cookie)
+        return self._current.get(key) or self._older.get(key)
+
+    def put(self, source: Source, cookie: bytes, reply: bytes) -> None:
+        """Remember a reply."""
+        if len(self._current) >= self._limit // 2:
+            self.rotate()
+        self._current[source, cookie] = reply
+
+    def rotate(self) -> None:
+        """Forget the older generation; to be called every 30 seconds."""
+        self._older = self._current
+        self._current = {}
+
+
+class NgListener:
+    """One UDP socket of the ng protocol."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        service: NgService,
+        allowed: Collection[IPv4Network | IPv6Network],
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.sock = sock
+        self.cache = ReplyCache()
+        self.refused = 0
+        self._service = service
+        self._allowed = allowed
+        self._monotonic = monotonic
+        self._wall = wall
+
+    def on_readable(self) -> None:
+        """Answer what has arrived."""
+        for _ in range(DATAGRAMS_PER_WAKEUP):
+            try:
+                datagram, source = self.sock.recvfrom(MAX_DATAGRAM)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:  # an ICMP error for an earlier reply, say; the socket goes on
+                log.debug("control socket: %s", error)
+                continue
+            self._answer(datagram, source)
+
+    def _answer(self, datagram: bytes, source: Source) -> None:
+        if self._allowed and not self._is_allowed(source):
+            self.refused += 1
+            return
+        try:
+            cookie, payload = ng.split(datagram)
+        except ProtocolError as error:
+            log.info("ignored a datagram from %s: %s", source[0], error)
+            return
+        reply = self.cache.get(source, cookie)
+        if reply is None:
+            reply = ng.serialize(cookie, self._execute(payload, source))
+            self.cache.put(source, cookie, reply)
+        else:
+            log.info("repeated a reply to %s, which sent its request again", source[0])
+        try:
+            self.sock.sendto(reply, source)
+        except OSError as error:  # the client asks again, and is answered from the cache
+            log.info("could not send a reply to %s: %s", source[0], error)
+
+    def _is_allowed(self, source: Source) -> bool:
+        address = ip_address(source[0].partition("%")[0].removeprefix("::ffff:"))
+        return any(address in network for network in self._allowed)
+
+    def _execute(self, payload: bytes, source: Source) -> Reply:
+        """Run a command; whatever goes wrong with it ends as one error reply."""
+        call_id = ""
+        try:
+            command = ng.parse(payload)
+            call_id = getattr(command, "call_id", "")
+            with call_context(call_id):
+                reply = self._service.execute(command, self._monotonic(), self._wall())
+                log.info("%s from %s: %s", type(command).__name__.lower(), source[0], reply["result"])
+                return reply
+        except (ProtocolError, ResourceError) as error:
+            level = logging.WARNING if isinstance(error, ResourceError) else logging.INFO
+            with call_context(call_id):
+                log.log(level, "refused a request from %s: %s", source[0], error)
+            return ng.error(str(error))
+        except Exception:
+            with call_context(call_id):
+                log.exception("internal error on a request from %s", source[0])
+            return ng.error("Internal error")
+
+
+def bind(endpoint: ListenEndpoint) -> socket.socket:
+    """A non-blocking UDP socket on a control endpoint; OSError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # A SIP proxy that restarts asks for all its calls at once; the default buffer holds some hundred offers.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        sock.setblocking(False)
+        sock.bind((endpoint.address, endpoint.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,79 @@
+"""What the commands of the ng protocol do: SDP in, the call table asked, SDP or statistics out.
+
+Pure: bytes and times in, a reply out. Sockets, clocks and the retransmission cache are control.py's.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rtpengine import ProtocolError, ng
+from rtpengine.call import Call
+from rtpengine.report import CallReport
+from rtpengine.rewrite import offers, rewrite
+from rtpengine.sdp import SessionDescription
+from rtpengine.table import NOT_FOUND, CallTable
+
+log = logging.getLogger(__name__)
+
+Reply = dict[str, Any]
+
+
+class NgService:
+    """Executes parsed ng commands on a :class:`CallTable`."""
+
+    def __init__(self, table: CallTable) -> None:
+        self.table = table
+
+    def execute(self, command: ng.Command, now: float, wall: float) -> Reply:
+        """Run one command at ``now`` (monotonic seconds; ``wall`` is UNIX time) and return the reply dictionary.
+
+        Raise ProtocolError or ResourceError with the reason for the client; no call has changed then.
+        """
+        match command:
+            case ng.Ping():
+                return {"result": "pong"}
+            case ng.Answer():
+                return self._answer(command, now)
+            case ng.Offer():
+                return self._offer(command, now)
+            case ng.Delete():
+                return self._delete(command, now, wall)
+            case ng.Query():
+                call = self.table.find(command.call_id)
+                report = CallReport(call, now, wall).query(command.from_tag or "", command.to_tag or "")
+                return {"result": "ok", **report}
+        raise AssertionError(f"no such command: {command}")
+
+    def _offer(self, command: ng.Offer, now: float) -> Reply:
+        sdp = SessionDescription.parse(command.sdp)
+        plans = self.table.offer(command.call_id, command.from_tag, offers(sdp, command.how), command.how, now)
+        return {"result": "ok", "sdp": rewrite(sdp, command.how, plans)}
+
+    def _answer(self, command: ng.Answer, now: float) -> Reply:
+        sdp = SessionDescription.parse(command.sdp)
+        said = offers(sdp, command.how)
+        plans = self.table.answer(command.call_id, command.from_tag, command.to_tag, said, command.how, now)
+        return {"result": "ok", "sdp": rewrite(sdp, command.how, plans)}
+
+    def _delete(self, command: ng.Delete, now: float, wall: float) -> Reply:
+        try:
+            call = self.table.find(command.call_id)
+            report = CallReport(call, now, wall).query()
+            self.table.delete(
+                call, command.from_tag, command.to_tag or "", command.via_branch or "", command.delete_delay_s or 0, now
+            )
+        except ProtocolError:
+            if command.fatal:
+                raise ProtocolError(NOT_FOUND) from None
+            return {"result": "ok", "warning": NOT_FOUND}
+        return {"result": "ok", **report}
+
+
+def log_final_statistics(call: Call, reason: str, now: float) -> None:
+    """Log what a call has carried, when it ends."""
+    if log.isEnabledFor(logging.INFO):
+        log.info("call ended (%s), final statistics:", reason)
+        for line in CallReport(call, now, now).lines(now):
+            log.info("%s", line)

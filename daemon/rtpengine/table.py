@@ -1,0 +1,183 @@
+"""All calls: finding, ending and expiring them.
+
+A call is looked at only when it may have to end or to give ports back, from a heap ordered by time, so that a
+tick costs the same with ten calls or ten thousand.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+from rtpengine import NOTICE, ProtocolError
+from rtpengine.call import RETIREMENT_S, Call, Media
+from rtpengine.media import Learning, MediaOffer, MediaPlan, MediaTransport, Signalling
+
+log = logging.getLogger(__name__)
+
+NOT_FOUND = "Call-ID not found or tags didn't match"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """After how many seconds without a packet a stream is dead: expected to carry media, and muted."""
+
+    timeout_s: float = 60.0
+    silent_timeout_s: float = 3600.0
+
+
+class CallTable:
+    """The calls under their call-ids.
+
+    ``ended`` is told of each call and the reason (``"deleted"``, ``"timeout"``) while its streams can still be read.
+    """
+
+    def __init__(
+        self,
+        transport: MediaTransport,
+        limits: Limits,
+        learning: Learning,
+        ended: Callable[[Call, str, float], None],
+    ) -> None:
+        self.transport = transport
+        self.limits = limits
+        self.learning = learning
+        self._ended = ended
+        self._calls: dict[str, Call] = {}
+        self._checks: list[tuple[float, int, Call]] = []
+        self._sequence = count()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls.values())
+
+    def find(self, call_id: str) -> Call:
+        """The call; ProtocolError if there is none."""
+        try:
+            return self._calls[call_id]
+        except KeyError:
+            raise ProtocolError("Unknown call-id") from None
+
+    def offer(
+        self, call_id: str, from_tag: str, offers: list[MediaOffer], how: Signalling, now: float
+    ) -> list[MediaPlan]:
+        """Take an offer, creating the call if need be; see :meth:`Call.offer`. A failed first offer leaves no call."""
+        call = self._calls.get(call_id)
+        is_new = call is None
+        if call is None:
+            call = Call(call_id, now, self.learning, self.transport)
+        plans = call.offer(from_tag, offers, how, now)
+        if is_new:
+            self._calls[call_id] = call
+            log.log(NOTICE, "new call from tag %s", from_tag)
+        self._signalled(call, now)
+        return plans
+
+    def answer(
+        self, call_id: str, from_tag: str, to_tag: str, offers: list[MediaOffer], how: Signalling, now: float
+    ) -> list[MediaPlan]:
+        """Take an answer; see :meth:`Call.answer`. Raise ProtocolError for an unknown call-id."""
+        call = self.find(call_id)
+        plans = call.answer(from_tag, to_tag, offers, how, now)
+        self._signalled(call, now)
+        return plans
+
+    def delete(self, call: Call, from_tag: str, to_tag: str, via_branch: str, delay_s: float, now: float) -> None:
+        """End a call, or one branch of it (control-ng.md 8, 6.6).
+
+        Raise ProtocolError if no tag or branch matches. An empty ``from_tag`` ends the call without matching.
+        ``delay_s`` keeps the media flowing for so long.
+        """
+        if from_tag:
+            leg = (call.leg(to_tag) if to_tag else None) or call.leg(from_tag)
+            if leg is None or (via_branch and via_branch not in call.via_branches):
+                raise ProtocolError(NOT_FOUND)
+            if via_branch:
+                call.via_branches.discard(via_branch)
+                if call.via_branches:
+                    return
+            others_remain = any(leg not in dialogue.legs for dialogue in call.dialogues)
+            if others_remain:
+                call.remove_leg(leg)
+                return
+        if delay_s > 0:
+            call.ends_at = now + delay_s
+            self._check_at(call, call.ends_at)
+        else:
+            self.end(call, "deleted", now)
+
+    def end(self, call: Call, reason: str, now: float) -> None:
+        """Take the call out of the table and close its sockets."""
+        self._ended(call, reason, now)
+        del self._calls[call.call_id]
+        call.close()
+
+    def tick(self, now: float) -> None:
+        """Look at the calls whose time has come: end those that are dead, close ports that nobody uses."""
+        while self._checks and self._checks[0][0] <= now:
+            when, _, call = heapq.heappop(self._checks)
+            if when == call.next_check and self._calls.get(call.call_id) is call:
+                call.next_check = None
+                self._check(call, now)
+
+    def _check(self, call: Call, now: float) -> None:
+        expiry = self._expiry(call)
+        if call.ends_at is not None and call.ends_at <= now:
+            self.end(call, "deleted", now)
+        elif expiry <= now:
+            log.info("[%s] no media on any stream: call timed out", call.call_id)
+            self.end(call, "timeout", now)
+        else:
+            self._close_retired(call, now)
+            self._check_at(call, expiry)
+            self._schedule_closing(call)
+
+    # When to look again
+
+    def _signalled(self, call: Call, now: float) -> None:
+        # No stream can be dead before the shorter limit has passed; looking then costs less than computing it now.
+        self._check_at(call, now + min(self.limits.timeout_s, self.limits.silent_timeout_s))
+        self._schedule_closing(call)
+
+    def _schedule_closing(self, call: Call) -> None:
+        for media_ports in call.media_ports:
+            for since in media_ports.retired.values():
+                self._check_at(call, since + RETIREMENT_S)
+
+    def _check_at(self, call: Call, when: float) -> None:
+        if call.next_check is None or when < call.next_check:
+            call.next_check = when
+            heapq.heappush(self._checks, (when, next(self._sequence), call))
+
+    def _expiry(self, call: Call) -> float:
+        """When the call is dead unless more packets arrive: when its longest-living stream is."""
+        expiry = call.last_signal + self.limits.timeout_s
+        for _, media, other in call.medias():
+            limit = self.limits.timeout_s if _media_expected(media, other) else self.limits.silent_timeout_s
+            for ports in media.ports.open_sets():
+                for stream in ports.streams:
+                    heard = self.transport.last_packet(stream)
+                    expiry = max(expiry, max(heard, call.last_signal) + limit)
+        return expiry
+
+    def _close_retired(self, call: Call, now: float) -> None:
+        for media_ports in call.media_ports:
+            for ports, since in list(media_ports.retired.items()):
+                heard = max(self.transport.last_packet(stream) for stream in ports.streams)
+                quiet_since = max(heard, since)
+                if quiet_since + RETIREMENT_S <= now:
+                    media_ports.forget(ports)
+                    self.transport.close(ports)
+                else:
+                    media_ports.retired[ports] = quiet_since
+
+
+def _media_expected(media: Media, other: Media) -> bool:
+    """Whether the party that ``media`` faces should be sending: it says so and its partner wants to hear it."""
+    said, wanted = media.party.offer, other.party.offer
+    return (said is None or (said.direction.sends and not said.held)) and (wanted is None or wanted.direction.receives)

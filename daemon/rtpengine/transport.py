@@ -1,0 +1,72 @@
+"""Media sockets for the call engine: port pools and packet path behind :class:`~rtpengine.media.MediaTransport`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from zlib import crc32
+
+from rtpengine import ProtocolError
+from rtpengine.media import IPV6, PortSet, StreamConfig, StreamState
+from rtpengine.packetpath import PacketPath
+from rtpengine.ports import PortPool
+
+log = logging.getLogger(__name__)
+
+
+class PacketTransport:
+    """Opens sockets from one port pool per address family and hands them to the packet path.
+
+    ``advertised`` maps a family (4, 6) to the address that SDP names; ``now`` tells monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        path: PacketPath,
+        workers: int,
+        pools: Mapping[int, PortPool],
+        advertised: Mapping[int, str],
+        now: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._workers = workers
+        self._pools = pools
+        self._advertised = advertised
+        self._now = now
+        self.families = frozenset(pools)
+        # The packet path hands these out per call; bound here, they are one call away from C.
+        self.configure: Callable[[int, StreamConfig], None] = path.configure
+        self.state: Callable[[int], StreamState] = path.state
+        self.last_packet: Callable[[int], float] = path.last_packet
+
+    def advertised(self, family: int) -> str:
+        """The address that SDP names for our side."""
+        return self._advertised[family]
+
+    def open(self, call_id: str, family: int, pairs: int) -> PortSet:
+        """Open ``pairs`` port pairs; all streams of a call go to one worker, so they never wait for another."""
+        try:
+            pool = self._pools[family]
+        except KeyError:
+            option = "--ip6" if family == IPV6 else "--ip"
+            raise ProtocolError(f"Address family IP{family} is not configured ({option})") from None
+        worker = crc32(call_id.encode(errors="surrogateescape")) % self._workers
+        port, sockets = pool.take(pairs, self._now())
+        streams: list[int] = []
+        try:
+            streams += [self._path.open_stream(worker, sock) for sock in sockets]
+        except BaseException:
+            for stream in streams:
+                self._path.close_stream(stream)
+            for sock in sockets:
+                sock.close()
+            pool.give_back(port, pairs, self._now())
+            raise
+        log.debug("opened ports %d to %d", port, port + len(streams) - 1)
+        return PortSet(family, port, tuple(streams))
+
+    def close(self, ports: PortSet) -> None:
+        """Close the streams and give the ports back."""
+        for stream in ports.streams:
+            self._path.close_stream(stream)
+        self._pools[ports.family].give_back(ports.port, len(ports.streams) // 2, self._now())
