@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Source learning as a pure state machine.
+ *
+ * Who may be learned, and when, decides whether a stranger who sprays packets
+ * at the port range gets a call's media or is heard in it.
+ */
+#include "learn.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+/* A candidate older than this has gone away: RTCP comes every five seconds. */
+#define CANDIDATE_STALE_NS (10ULL * 1000000000)
+
+static bool same_address(const struct pp_address *a, const struct pp_address *b)
+{
+	return a->family == b->family && !memcmp(a->address, b->address, a->family == 4 ? 4 : 16);
+}
+
+static bool same_endpoint(const struct pp_address *a, const struct pp_address *b)
+{
+	return a->port == b->port && same_address(a, b);
+}
+
+/* Null, multicast and broadcast addresses and port 0 are nobody's to send from. */
+static bool is_unicast(const struct pp_address *source)
+{
+	static const uint8_t null[16], broadcast[4] = { 255, 255, 255, 255 };
+	const uint8_t *address = source->address;
+
+	if (!source->port)
+		return false;
+	if (source->family == 4)
+		return memcmp(address, null, 4) && memcmp(address, broadcast, 4) && address[0] >> 4 != 14;
+	return memcmp(address, null, 16) && address[0] != 255;
+}
+
+static enum learn_rank rank_of(const struct learn *l, const struct pp_address *source)
+{
+	if (same_address(source, &l->peer))
+		return source->port == l->peer.port ? LEARN_RANK_EXACT : LEARN_RANK_SAME;
+	if (same_address(source, &l->alias))
+		return LEARN_RANK_ALIAS;
+	return LEARN_RANK_STRANGER;
+}
+
+static bool is_vacant(const struct learn *l)
+{
+	return !l->accept_from.family;
+}
+
+static bool is_silent(const struct learn *l, uint64_t now_ns)
+{
+	return now_ns - l->heard_ns >= PP_REBIND_SILENCE_NS;
+}
+
+static bool window_over(const struct learn *l, uint64_t now_ns)
+{
+	return now_ns - l->started_ns >= PP_LEARN_WINDOW_NS;
+}
+
+/* Only the kind of packet that the stream is for can identify a party. */
+static bool identifies(const struct learn *l, const struct learn_packet *p)
+{
+	if (l->flags & PP_F_OPAQUE)
+		return p->proof == LEARN_PROOF_OPAQUE;
+	return p->proof == (l->flags & PP_F_RTCP_ONLY ? LEARN_PROOF_RTCP : LEARN_PROOF_RTP);
+}
+
+static bool follows(uint16_t seq, uint16_t last)
+{
+	uint16_t ahead = seq - last;
+
+	return ahead >= 1 && ahead <= LEARN_SEQUENCE_AHEAD;
+}
+
+/* Whether the packet goes on where the accepted source left off. */
+static bool continues(const struct learn *l, const struct learn_packet *p)
+{
+	if (!l->identified || !identifies(l, p) || p->proof == LEARN_PROOF_OPAQUE || p->ssrc != l->ssrc)
+		return false;
+	return p->proof == LEARN_PROOF_RTCP || follows(p->seq, l->seq);
+}
+
+static unsigned int strength(const struct learn_candidate *c, uint64_t now_ns)
+{
+	return c->count && now_ns - c->heard_ns >= CANDIDATE_STALE_NS ? 1 : c->count;
+}
+
+/* The entry of this source and SSRC, or the weakest and oldest one, emptied. */
+static struct learn_candidate *candidate(struct learn *l, const struct learn_packet *p)
+{
+	struct learn_candidate *c, *victim = l->candidates;
+	unsigned int weak, weakest;
+
+	for (c = l->candidates; c < l->candidates + LEARN_CANDIDATES; c++) {
+		if (c->count && c->ssrc == p->ssrc && same_endpoint(&c->source, &p->source))
+			return c;
+		weak = strength(c, p->now_ns);
+		weakest = strength(victim, p->now_ns);
+		if (weak < weakest || (weak == weakest && c->heard_ns < victim->heard_ns))
+			victim = c;
+	}
+	*victim = (struct learn_candidate) { .source = p->source, .ssrc = p->ssrc };
+	return victim;
+}
+
+/* How many packets of the sender have identified it; one sequence number counts once. */
+static unsigned int count_candidate(struct learn *l, const struct learn_packet *p)
+{
+	struct learn_candidate *c;
+
+	if (!identifies(l, p))
+		return 0;
+	c = candidate(l, p);
+	c->heard_ns = p->now_ns;
+	if (c->count && p->proof == LEARN_PROOF_RTP && !follows(p->seq, c->seq))
+		return c->count;
+	c->seq = p->seq;
+	if (c->count < UINT16_MAX)
+		c->count++;
+	return c->count;
+}
+
+static unsigned int packets_needed(const struct learn_packet *p)
+{
+	return p->proof == LEARN_PROOF_RTCP ? LEARN_STRANGER_RTCP : LEARN_STRANGER_PACKETS;
+}
+
+/* One definition of where packets go: to whom we listen, unless told otherwise. */
+static void aim(struct learn *l)
+{
+	bool fixed = is_vacant(l) || l->mode == PP_LEARN_OFF || l->flags & PP_F_ASYMMETRIC;
+
+	l->send_to = fixed || !l->peer.family ? l->peer : l->accept_from;
+}
+
+static void hear(struct learn *l, const struct learn_packet *p)
+{
+	l->heard_ns = p->now_ns;
+	if (!identifies(l, p))
+		return;
+	l->ssrc = p->ssrc;
+	l->seq = p->seq;
+	l->identified = 1;
+}
+
+static int hear_accepted(struct learn *l, const struct learn_packet *p)
+{
+	hear(l, p);
+	if (l->confirmed || p->proof == LEARN_PROOF_NONE || !window_over(l, p->now_ns))
+		return LEARN_RELAY;
+	l->confirmed = 1;
+	return LEARN_RELAY | LEARN_SETTLED;
+}
+
+/* A source that signalling did not name, or named less well, must prove itself. */
+static enum learn_rank rank_proven(struct learn *l, const struct learn_packet *p, enum learn_rank rank)
+{
+	enum learn_rank inherited = rank > l->rank ? rank : l->rank;
+	unsigned int count;
+
+	if (same_address(&p->source, &l->local))
+		return LEARN_RANK_NONE;
+	count = count_candidate(l, p);
+	if (is_vacant(l)) {
+		if (!(l->flags & PP_F_STRANGER) || !window_over(l, p->now_ns) || count < packets_needed(p))
+			return LEARN_RANK_NONE;
+		return rank;
+	}
+	if (is_silent(l, p->now_ns) && continues(l, p) && count >= LEARN_REBIND_PACKETS)
+		return inherited;
+	if (l->confirmed && l->flags & PP_F_HANDOVER && count && count >= packets_needed(p))
+		return inherited;
+	return LEARN_RANK_NONE;
+}
+
+/* The rank at which the sender takes the accepted source's place; none: it does not. */
+static enum learn_rank rank_taking_over(struct learn *l, const struct learn_packet *p, enum learn_rank rank)
+{
+	if (p->proof == LEARN_PROOF_NONE)
+		return LEARN_RANK_NONE;
+	if (l->mode != PP_LEARN_HEURISTIC && !l->confirmed)
+		return LEARN_RANK_EXACT;
+	if (rank > LEARN_RANK_STRANGER && rank > l->rank)
+		return rank;
+	if (is_silent(l, p->now_ns) && rank >= (l->confirmed ? LEARN_RANK_SAME : LEARN_RANK_ALIAS))
+		return rank;
+	return rank_proven(l, p, rank);
+}
+
+static int accept_source(struct learn *l, const struct learn_packet *p, enum learn_rank rank)
+{
+	l->accept_from = p->source;
+	l->rank = rank;
+	l->identified = 0;
+	memset(l->candidates, 0, sizeof(l->candidates));
+	hear(l, p);
+	if (l->mode == PP_LEARN_IMMEDIATE || window_over(l, p->now_ns) ||
+	    (l->mode == PP_LEARN_HEURISTIC && rank == LEARN_RANK_EXACT))
+		l->confirmed = 1;
+	aim(l);
+	return LEARN_RELAY | (l->confirmed ? LEARN_SETTLED : 0);
+}
+
+/* Nothing is sent to the party yet; still keep a spray out of the other party's ear. */
+static int hear_unknown_party(struct learn *l, const struct learn_packet *p)
+{
+	unsigned int count;
+
+	if (l->mode != PP_LEARN_HEURISTIC)
+		return LEARN_RELAY;
+	if (same_endpoint(&p->source, &l->accept_from)) {
+		hear(l, p);
+		return LEARN_RELAY;
+	}
+	if (!is_vacant(l) && !is_silent(l, p->now_ns))
+		return 0;
+	count = count_candidate(l, p);
+	if (!count || count < packets_needed(p))
+		return 0;
+	l->accept_from = p->source;
+	memset(l->candidates, 0, sizeof(l->candidates));
+	hear(l, p);
+	return LEARN_RELAY;
+}
+
+static int hear_fixed_party(struct learn *l, const struct learn_packet *p)
+{
+	if (!l->peer.family)
+		return 0;
+	if (!same_endpoint(&p->source, &l->peer))
+		return l->flags & PP_F_STRICT ? 0 : LEARN_RELAY;
+	hear(l, p);
+	return LEARN_RELAY;
+}
+
+/**
+ * learn_packet() - decide about one received datagram
+ * @learn: state of the stream
+ * @packet: its source, time of arrival and what it proves
+ *
+ * Return: LEARN_RELAY if the packet may be relayed, and LEARN_SETTLED if the
+ * stream has become confirmed or its confirmed source has changed.
+ * Context: the owner of @learn; takes no lock, reads no clock.
+ */
+int learn_packet(struct learn *learn, const struct learn_packet *packet)
+{
+	enum learn_rank rank, taken;
+
+	if (!is_unicast(&packet->source))
+		return 0;
+	if (learn->mode == PP_LEARN_OFF)
+		return hear_fixed_party(learn, packet);
+	if (!learn->peer.family)
+		return hear_unknown_party(learn, packet);
+	if (same_endpoint(&packet->source, &learn->accept_from))
+		return hear_accepted(learn, packet);
+
+	rank = rank_of(learn, &packet->source);
+	taken = rank_taking_over(learn, packet, rank);
+	if (taken)
+		return accept_source(learn, packet, taken);
+	if (learn->confirmed)
+		return learn->flags & PP_F_STRICT ? 0 : LEARN_RELAY;
+	/* Whatever comes from exactly the SDP endpoint is the party's, it just teaches nothing. */
+	return rank == LEARN_RANK_EXACT ? LEARN_RELAY : 0;
+}
+
+static int restart(struct learn *l, uint64_t now_ns)
+{
+	memset(&l->accept_from, 0, sizeof(l->accept_from));
+	memset(l->candidates, 0, sizeof(l->candidates));
+	l->started_ns = now_ns;
+	l->identified = 0;
+	l->rank = LEARN_RANK_NONE;
+	l->confirmed = l->mode == PP_LEARN_OFF && l->peer.family;
+	if (l->confirmed)
+		l->accept_from = l->peer;
+	return l->confirmed ? LEARN_SETTLED : 0;
+}
+
+/**
+ * learn_configure() - apply what signalling says about the party
+ * @learn: state of the stream, zeroed before the first call
+ * @config: peer, alias, mode and flags; checked by the caller
+ * @now_ns: CLOCK_MONOTONIC
+ *
+ * Learning starts anew if the peer or the mode changed; all else changes in place.
+ * Return: LEARN_SETTLED if the stream is confirmed by this (PP_LEARN_OFF), else 0.
+ * Context: the owner of @learn; takes no lock, reads no clock.
+ */
+int learn_configure(struct learn *learn, const struct pp_config *config, uint64_t now_ns)
+{
+	bool anew = !same_endpoint(&learn->peer, &config->peer) || learn->mode != config->learning;
+	int result = 0;
+
+	learn->peer = config->peer;
+	learn->alias = config->alias;
+	learn->flags = config->flags;
+	learn->mode = config->learning;
+	if (anew)
+		result = restart(learn, now_ns);
+	aim(learn);
+	return result;
+}

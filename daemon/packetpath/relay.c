@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: MIT
+/* What happens to a packet: read, classify, judge its source, filter, send. */
+#define _GNU_SOURCE
+#include "internal.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#include "rtcp.h"
+#include "rtp.h"
+
+struct packet {
+	uint8_t *data;
+	uint32_t len;
+	bool rtcp;			/* goes to the RTCP sink */
+	struct learn_packet seen;
+};
+
+void batch_init(struct batch *batch)
+{
+	unsigned int i;
+
+	for (i = 0; i < BATCH; i++) {
+		batch->in_iov[i] = (struct iovec) { batch->data[i], PP_PACKET_MAX };
+		batch->in[i].msg_hdr = (struct msghdr) {
+			.msg_name = &batch->source[i],
+			.msg_iov = &batch->in_iov[i],
+			.msg_iovlen = 1,
+		};
+		batch->out[i].msg_hdr = (struct msghdr) {
+			.msg_name = &batch->send_to,
+			.msg_iov = &batch->out_iov[i],
+			.msg_iovlen = 1,
+		};
+	}
+}
+
+void address_from_socket(struct pp_address *out, const union pp_sockaddr *in)
+{
+	memset(out, 0, sizeof(*out));
+	if (in->any.sa_family == AF_INET) {
+		out->family = 4;
+		out->port = ntohs(in->in4.sin_port);
+		memcpy(out->address, &in->in4.sin_addr, 4);
+	} else if (in->any.sa_family == AF_INET6) {
+		out->family = 6;
+		out->port = ntohs(in->in6.sin6_port);
+		out->scope_id = in->in6.sin6_scope_id;
+		memcpy(out->address, &in->in6.sin6_addr, 16);
+	}
+}
+
+static socklen_t address_to_socket(union pp_sockaddr *out, const struct pp_address *in)
+{
+	memset(out, 0, sizeof(*out));
+	if (in->family == 4) {
+		out->in4.sin_family = AF_INET;
+		out->in4.sin_port = htons(in->port);
+		memcpy(&out->in4.sin_addr, in->address, 4);
+		return sizeof(out->in4);
+	}
+	out->in6.sin6_family = AF_INET6;
+	out->in6.sin6_port = htons(in->port);
+	out->in6.sin6_scope_id = in->scope_id;
+	memcpy(&out->in6.sin6_addr, in->address, 16);
+	return sizeof(out->in6);
+}
+
+static void drop(struct worker *w, struct stream *s, enum pp_drop reason)
+{
+	s->counters.drops[reason]++;
+	w->stats.drops[reason]++;
+}
+
+static void drop_as_error(struct worker *w, struct stream *s, enum pp_drop reason)
+{
+	drop(w, s, reason);
+	s->counters.errors++;
+	w->stats.errors++;
+}
+
+static void count(struct worker *w, struct stream *s, uint32_t len)
+{
+	s->counters.packets++;
+	s->counters.bytes += len;
+	w->stats.packets++;
+	w->stats.bytes += len;
+}
+
+/* Send what is pending; a refusing system costs packets, never the stream. */
+static void flush(struct worker *w, struct stream *s)
+{
+	struct batch *b = w->batch;
+	unsigned int done = 0;
+	int sent;
+
+	while (done < b->pending) {
+		if (b->pending - done == 1)
+			sent = sendmsg(b->sink->fd, &b->out[done].msg_hdr, MSG_DONTWAIT) < 0 ? -1 : 1;
+		else
+			sent = sendmmsg(b->sink->fd, b->out + done, b->pending - done, MSG_DONTWAIT);
+		if (sent <= 0) {
+			drop_as_error(w, s, PP_DROP_SEND);
+			done++;
+			continue;
+		}
+		while (sent--)
+			count(w, s, b->out_iov[done++].iov_len);
+	}
+	b->pending = 0;
+}
+
+/* Packets of one read that leave through the same socket leave together. */
+static void send_later(struct worker *w, struct stream *s, struct stream *sink, const struct packet *p)
+{
+	struct batch *b = w->batch;
+	socklen_t len;
+	unsigned int i;
+
+	if (b->pending && b->sink != sink)
+		flush(w, s);
+	if (!b->pending) {
+		b->sink = sink;
+		len = address_to_socket(&b->send_to, &sink->learn.send_to);
+		for (i = 0; i < s->read_ahead; i++)
+			b->out[i].msg_hdr.msg_namelen = len;
+	}
+	b->out_iov[b->pending++] = (struct iovec) { p->data, p->len };
+}
+
+/* Security rule 1: only plausible RTP or RTCP proves anything; BYE ends, it does not begin. */
+static void classify(const struct stream *s, struct packet *p)
+{
+	uint32_t flags = s->learn.flags;
+	bool rtcp;
+
+	p->rtcp = flags & PP_F_RTCP_ONLY;
+	p->seen.proof = LEARN_PROOF_NONE;
+	if (flags & PP_F_OPAQUE) {
+		p->seen.proof = LEARN_PROOF_OPAQUE;
+		p->rtcp = false;
+		return;
+	}
+	rtcp = rtcp_plausible(p->data, p->len);
+	if (rtcp && p->data[1] != RTCP_TYPE_BYE) {
+		p->seen.proof = LEARN_PROOF_RTCP;
+		p->seen.ssrc = rtp_be32(p->data + 4);
+	} else if (!rtcp && rtp_header_len(p->data, p->len)) {
+		p->seen.proof = LEARN_PROOF_RTP;
+		p->seen.ssrc = rtp_be32(p->data + 8);
+		p->seen.seq = rtp_be16(p->data + 2);
+	}
+	if (rtcp && flags & PP_F_RTCP_MUX)
+		p->rtcp = true;
+}
+
+static bool accept_source(struct worker *w, struct stream *s, struct packet *p)
+{
+	int verdict = learn_packet(&s->learn, &p->seen);
+
+	if (verdict & LEARN_SETTLED)
+		worker_event(w, PP_EVENT_CONFIRMED, s);
+	if (!(verdict & LEARN_RELAY))
+		return false;
+	s->counters.last_packet_ns = p->seen.now_ns;
+	if (p->seen.proof == LEARN_PROOF_RTP && s->payload_type == 255)
+		s->payload_type = p->data[1] & 127;
+	return true;
+}
+
+/* media.md 5: no sink is an error; a filtered or muted packet has still been handled. */
+static void route(struct worker *w, struct stream *s, struct packet *p)
+{
+	struct stream *sink = stream_find(&w->table, p->rtcp ? s->rtcp_sink : s->rtp_sink);
+
+	if (!sink) {
+		drop_as_error(w, s, PP_DROP_NO_SINK);
+		return;
+	}
+	if (p->rtcp && s->learn.flags & PP_F_STRIP_FEEDBACK)
+		p->len = rtcp_strip_feedback(p->data, p->len);
+	if (!p->len) {
+		count(w, s, 0);
+		drop(w, s, PP_DROP_FILTERED);
+	} else if (sink->learn.flags & PP_F_MUTED || !sink->learn.send_to.family) {
+		count(w, s, p->len);
+		drop(w, s, PP_DROP_MUTED);
+	} else {
+		send_later(w, s, sink, p);
+	}
+}
+
+static int receive(struct stream *s, struct batch *b)
+{
+	unsigned int i;
+	ssize_t len;
+
+	for (i = 0; i < s->read_ahead; i++)
+		b->in[i].msg_hdr.msg_namelen = sizeof(b->source[i]);
+	if (s->read_ahead > 1)
+		return recvmmsg(s->fd, b->in, s->read_ahead, MSG_DONTWAIT, NULL);
+	len = recvmsg(s->fd, &b->in[0].msg_hdr, MSG_DONTWAIT);
+	b->in[0].msg_len = len;
+	return len < 0 ? -1 : 1;
+}
+
+/*
+ * Ask a socket for more than one packet only where more are likely to wait: an
+ * idle socket costs a system call that finds nothing, or a slower one that does.
+ */
+static void adapt(struct worker *w, struct stream *s, unsigned int got)
+{
+	bool again = s->round + 1 == w->round || w->backlog;
+
+	if (got < s->read_ahead)
+		s->read_ahead = s->read_ahead > 1 ? s->read_ahead / 2 : 1;
+	else if (again && s->read_ahead < BATCH)
+		s->read_ahead *= 2;
+	s->round = w->round;
+}
+
+/**
+ * relay_read() - read a socket once and relay what came
+ * @worker: the stream's worker
+ * @stream: the stream whose socket is readable
+ *
+ * Return: the number of packets read. An error of the socket (an ICMP message
+ * about an earlier packet) is consumed by reading it and means nothing.
+ * Context: worker thread, lock held.
+ */
+unsigned int relay_read(struct worker *worker, struct stream *stream)
+{
+	struct batch *b = worker->batch;
+	int i, got = receive(stream, b);
+	struct packet p;
+
+	for (i = 0; i < got; i++) {
+		p.data = b->data[i];
+		p.len = b->in[i].msg_len;
+		if (!p.len || b->in[i].msg_hdr.msg_flags & MSG_TRUNC) {
+			drop(worker, stream, PP_DROP_MALFORMED);
+			continue;
+		}
+		p.seen.now_ns = worker->now_ns;
+		address_from_socket(&p.seen.source, &b->source[i]);
+		classify(stream, &p);
+		if (accept_source(worker, stream, &p))
+			route(worker, stream, &p);
+		else
+			drop(worker, stream, PP_DROP_SOURCE);
+	}
+	flush(worker, stream);
+	adapt(worker, stream, got > 0 ? got : 0);
+	return got > 0 ? got : 0;
+}

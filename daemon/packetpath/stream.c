@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: MIT
+/* The streams of a worker: slots, ids, configuration and counters. */
+#define _GNU_SOURCE
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+/* Never 0, so that no id is. */
+static uint32_t next_generation(uint32_t generation)
+{
+	generation = (generation + 1) & ((1U << ID_GENERATION_BITS) - 1);
+	return generation ? generation : 1;
+}
+
+static struct stream *slot_at(const struct table *t, uint32_t slot)
+{
+	return &t->chunks[slot / CHUNK][slot % CHUNK];
+}
+
+static int grow(struct table *t)
+{
+	struct stream **chunks, *chunk;
+	uint32_t i;
+
+	if (t->slots >= ID_MAX_SLOTS)
+		return -ENFILE;
+	chunks = realloc(t->chunks, (t->slots / CHUNK + 1) * sizeof(*chunks));
+	if (!chunks)
+		return -ENOMEM;
+	t->chunks = chunks;
+	chunk = calloc(CHUNK, sizeof(*chunk));
+	if (!chunk)
+		return -ENOMEM;
+	for (i = 0; i < CHUNK; i++) {
+		chunk[i].generation = 1;
+		chunk[i].next_free = i + 1 < CHUNK ? t->slots + i + 2 : t->first_free;
+	}
+	chunks[t->slots / CHUNK] = chunk;
+	t->first_free = t->slots + 1;
+	t->slots += CHUNK;
+	return 0;
+}
+
+static struct stream *take_slot(struct table *t, unsigned int worker)
+{
+	uint32_t slot, generation;
+	struct stream *s;
+
+	if (!t->first_free && grow(t))
+		return NULL;
+	slot = t->first_free - 1;
+	s = slot_at(t, slot);
+	t->first_free = s->next_free;
+	generation = s->generation;
+	memset(s, 0, sizeof(*s));
+	s->generation = generation;
+	s->id = (int64_t)generation << (ID_SLOT_BITS + ID_WORKER_BITS) | (int64_t)worker << ID_SLOT_BITS | slot;
+	return s;
+}
+
+static void give_back_slot(struct table *t, struct stream *s)
+{
+	uint32_t slot = id_slot(s->id);
+
+	s->id = 0;
+	s->generation = next_generation(s->generation);
+	s->next_free = t->first_free;
+	t->first_free = slot + 1;
+}
+
+struct stream *stream_find(const struct table *table, int64_t id)
+{
+	struct stream *s;
+
+	if (id <= 0 || id_slot(id) >= table->slots)
+		return NULL;
+	s = slot_at(table, id_slot(id));
+	return s->id == id ? s : NULL;
+}
+
+void table_free(struct table *table)
+{
+	uint32_t slot;
+
+	for (slot = 0; slot < table->slots; slot++)
+		if (slot_at(table, slot)->id)
+			close(slot_at(table, slot)->fd);
+	for (slot = 0; slot < table->slots; slot += CHUNK)
+		free(table->chunks[slot / CHUNK]);
+	free(table->chunks);
+}
+
+/* Lock the worker that the id names; NULL if there is none. */
+static struct worker *lock_owner(struct pp *pp, int64_t id)
+{
+	if (id <= 0 || id_worker(id) >= pp->workers)
+		return NULL;
+	worker_lock(pp->worker[id_worker(id)]);
+	return pp->worker[id_worker(id)];
+}
+
+/**
+ * pp_stream_open() - adopt a bound UDP socket
+ * @pp: the packet path
+ * @worker: which worker serves it; taken modulo their number
+ * @fd: AF_INET or AF_INET6 datagram socket, ours to close from now on
+ *
+ * The stream drops what it receives until it is configured.
+ * Return: its id (positive), or -errno, and then @fd is still the caller's.
+ * Context: any thread.
+ */
+int64_t pp_stream_open(struct pp *pp, uint32_t worker, int fd)
+{
+	struct worker *w = pp->worker[worker % pp->workers];
+	union pp_sockaddr local = { 0 };
+	socklen_t len = sizeof(local);
+	struct epoll_event event;
+	struct stream *s;
+	int64_t result;
+
+	if (getsockname(fd, &local.any, &len))
+		return -errno;
+	if (local.any.sa_family != AF_INET && local.any.sa_family != AF_INET6)
+		return -EAFNOSUPPORT;
+	worker_lock(w);
+	s = take_slot(&w->table, w->index);
+	if (!s) {
+		result = -ENOMEM;
+		goto unlock;
+	}
+	s->fd = fd;
+	s->read_ahead = 1;
+	s->payload_type = 255;
+	s->counters.id = s->id;
+	address_from_socket(&s->learn.local, &local);
+	event = (struct epoll_event) { .events = EPOLLIN, .data.u64 = s->id };
+	if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &event)) {
+		result = -errno;
+		give_back_slot(&w->table, s);
+		goto unlock;
+	}
+	w->stats.streams++;
+	result = s->id;
+unlock:
+	worker_unlock(w);
+	return result;
+}
+
+static bool valid_address(const struct pp_address *address, bool need_port)
+{
+	if (address->family == 0)
+		return true;
+	return (address->family == 4 || address->family == 6) && (address->port || !need_port);
+}
+
+static int check(int64_t id, const struct pp_config *config)
+{
+	if (!valid_address(&config->peer, true) || !valid_address(&config->alias, false) ||
+	    config->learning > PP_LEARN_OFF || config->flags >= PP_F_STRIP_FEEDBACK << 1 ||
+	    config->rtp_sink < 0 || config->rtcp_sink < 0)
+		return -EINVAL;
+	if ((config->rtp_sink && id_worker(config->rtp_sink) != id_worker(id)) ||
+	    (config->rtcp_sink && id_worker(config->rtcp_sink) != id_worker(id)))
+		return -EXDEV;
+	return 0;
+}
+
+/**
+ * pp_stream_configure() - bring a stream in line with what signalling says
+ * @pp: the packet path
+ * @id: the stream
+ * @config: all of it; configuring twice changes nothing
+ *
+ * Another peer or learning mode starts learning anew. A sink that is closed,
+ * now or later, counts as none.
+ * Return: 0; -ENOENT for a stale id, -EXDEV for a sink on another worker, -EINVAL.
+ * Context: any thread.
+ */
+int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *config)
+{
+	int result = check(id, config);
+	struct worker *w;
+	struct stream *s;
+
+	if (result)
+		return result;
+	w = lock_owner(pp, id);
+	if (!w)
+		return -ENOENT;
+	s = stream_find(&w->table, id);
+	if (!s) {
+		result = -ENOENT;
+		goto unlock;
+	}
+	s->rtp_sink = config->rtp_sink;
+	s->rtcp_sink = config->rtcp_sink;
+	if (learn_configure(&s->learn, config, monotonic_ns()) & LEARN_SETTLED)
+		worker_event(w, PP_EVENT_CONFIRMED, s);
+unlock:
+	worker_unlock(w);
+	return result;
+}
+
+/**
+ * pp_stream_close() - close the socket and forget the stream
+ * @pp: the packet path
+ * @id: the stream; its counters vanish with it
+ *
+ * Return: 0, or -ENOENT for a stale id.
+ * Context: any thread.
+ */
+int pp_stream_close(struct pp *pp, int64_t id)
+{
+	struct worker *w = lock_owner(pp, id);
+	int result = -ENOENT, fd = -1;
+	struct stream *s;
+
+	if (!w)
+		return result;
+	s = stream_find(&w->table, id);
+	if (s) {
+		fd = s->fd;
+		give_back_slot(&w->table, s);
+		w->stats.streams--;
+		result = 0;
+	}
+	worker_unlock(w);
+	if (fd >= 0)
+		close(fd);
+	return result;
+}
+
+/**
+ * pp_stream_state() - read counters and what was learned
+ * @pp: the packet path
+ * @id: the stream
+ * @out: filled on success
+ *
+ * Return: 0, or -ENOENT for a stale id.
+ * Context: any thread.
+ */
+int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out)
+{
+	struct worker *w = lock_owner(pp, id);
+	struct stream *s;
+
+	if (!w)
+		return -ENOENT;
+	s = stream_find(&w->table, id);
+	if (s)
+		*out = (struct pp_state) {
+			.counters = s->counters,
+			.send_to = s->learn.send_to,
+			.accept_from = s->learn.accept_from,
+			.confirmed = s->learn.confirmed,
+			.payload_type = s->payload_type,
+			.ssrc = s->learn.ssrc,
+		};
+	worker_unlock(w);
+	return s ? 0 : -ENOENT;
+}
