@@ -288,7 +288,14 @@ class Call:
             raise
 
     def _plan_section(
-        self, section: Section, sender: int, offer: MediaOffer, how: Signalling, opened: list[PortSet], *, is_offer: bool
+        self,
+        section: Section,
+        sender: int,
+        offer: MediaOffer,
+        how: Signalling,
+        opened: list[PortSet],
+        *,
+        is_offer: bool,
     ) -> _Step:
         asking, asked = section.sides[sender], section.sides[1 - sender]
         speaker = self._speaker(asking.party, offer, how)

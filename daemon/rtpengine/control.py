@@ -9,8 +9,7 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from rtpengine import ProtocolError, ResourceError, ng
-from rtpengine.config import ListenEndpoint
-from rtpengine.log import call_context
+from rtpengine.log import RateLimited, call_context
 from rtpengine.service import NgService, Reply
 
 log = logging.getLogger(__name__)
@@ -53,13 +52,19 @@ class ReplyCache:
 
 
 class NgListener:
-    """One UDP socket of the ng protocol."""
+    """One UDP socket of the ng protocol.
+
+    Requests from outside ``allowed`` are dropped and counted; empty, it lets everybody in.
+    ``trust_sdp``: addresses in the SDP count where no flag says otherwise.
+    """
 
     def __init__(
         self,
         sock: socket.socket,
         service: NgService,
         allowed: Collection[IPv4Network | IPv6Network],
+        *,
+        trust_sdp: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -68,8 +73,10 @@ class NgListener:
         self.refused = 0
         self._service = service
         self._allowed = allowed
+        self._trust_sdp = trust_sdp
         self._monotonic = monotonic
         self._wall = wall
+        self._strangers = RateLimited(log, monotonic)
 
     def on_readable(self) -> None:
         """Answer what has arrived."""
@@ -90,7 +97,7 @@ class NgListener:
         try:
             cookie, payload = ng.split(datagram)
         except ProtocolError as error:
-            log.info("ignored a datagram from %s: %s", source[0], error)
+            self._strangers.warning("ignored a datagram from %s, which is not of the ng protocol: %s", source[0], error)
             return
         reply = self.cache.get(source, cookie)
         if reply is None:
@@ -111,7 +118,7 @@ class NgListener:
         """Run a command; whatever goes wrong with it ends as one error reply."""
         call_id = ""
         try:
-            command = ng.parse(payload)
+            command = ng.parse(payload, self._trust_sdp)
             call_id = getattr(command, "call_id", "")
             with call_context(call_id):
                 reply = self._service.execute(command, self._monotonic(), self._wall())
@@ -128,9 +135,9 @@ class NgListener:
             return ng.error("Internal error")
 
 
-def bind(endpoint: ListenEndpoint) -> socket.socket:
-    """A non-blocking UDP socket on a control endpoint; OSError if it cannot be had."""
-    family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+def bind(address: str, port: int) -> socket.socket:
+    """A non-blocking UDP socket for a control protocol, dual-stack on ``::``; OSError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         if family == socket.AF_INET6:
@@ -138,7 +145,7 @@ def bind(endpoint: ListenEndpoint) -> socket.socket:
         # A SIP proxy that restarts asks for all its calls at once; the default buffer holds some hundred offers.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         sock.setblocking(False)
-        sock.bind((endpoint.address, endpoint.port))
+        sock.bind((address, port))
     except BaseException:
         sock.close()
         raise

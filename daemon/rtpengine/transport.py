@@ -34,14 +34,19 @@ class PacketTransport:
         self._advertised = advertised
         self._now = now
         self.families = frozenset(pools)
-        # The packet path hands these out per call; bound here, they are one call away from C.
+        self.owners: dict[int, tuple[str, int]] = {}
+        """Call-id and local port of each open stream."""
+        # Called for every stream of every offer and answer: bound once, they cost no further call.
         self.configure: Callable[[int, StreamConfig], None] = path.configure
         self.state: Callable[[int], StreamState] = path.state
-        self.last_packet: Callable[[int], float] = path.last_packet
 
     def advertised(self, family: int) -> str:
         """The address that SDP names for our side."""
         return self._advertised[family]
+
+    def last_packet(self, stream: int) -> float:
+        """When the stream last accepted a packet, in monotonic seconds; 0.0 before the first."""
+        return self.state(stream).last_packet or 0.0
 
     def open(self, call_id: str, family: int, pairs: int) -> PortSet:
         """Open ``pairs`` port pairs; all streams of a call go to one worker, so they never wait for another."""
@@ -62,6 +67,8 @@ class PacketTransport:
                 sock.close()
             pool.give_back(port, pairs, self._now())
             raise
+        for index, stream in enumerate(streams):
+            self.owners[stream] = (call_id, port + index)
         log.debug("opened ports %d to %d", port, port + len(streams) - 1)
         return PortSet(family, port, tuple(streams))
 
@@ -69,4 +76,5 @@ class PacketTransport:
         """Close the streams and give the ports back."""
         for stream in ports.streams:
             self._path.close_stream(stream)
+            del self.owners[stream]
         self._pools[ports.family].give_back(ports.port, len(ports.streams) // 2, self._now())

@@ -1,0 +1,115 @@
+"""The daemon: builds every part from a :class:`Config` and runs them on one asyncio loop.
+
+Everything here happens on the main thread; media runs in the packet path's own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from rtpengine import __version__
+from rtpengine.config import Config
+from rtpengine.control import NgListener
+from rtpengine.log import call_context, lower_level, raise_level
+from rtpengine.media import IPV4, IPV6
+from rtpengine.packetpath import PacketPath
+from rtpengine.ports import PortPool
+from rtpengine.service import NgService, log_final_statistics
+from rtpengine.call import Call
+from rtpengine.table import CallTable, Limits
+from rtpengine.transport import PacketTransport
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+CACHE_GENERATION_S = 30.0
+# Calls live for minutes and hold no cycles; the collector's default of 700 new objects would scan them all the time.
+GC_THRESHOLDS = (50_000, 20, 100)
+
+
+class Daemon:
+    """All parts of one running daemon; ``run`` returns when a signal has asked for the end."""
+
+    def __init__(self, config: Config, ng_socket: socket.socket) -> None:
+        self.path = PacketPath(config.num_threads, config.poll_pause_us)
+        self.transport = PacketTransport(
+            self.path, config.num_threads, _port_pools(config), _advertised(config), time.monotonic
+        )
+        limits = Limits(config.timeout_s, config.silent_timeout_s)
+        self.table = CallTable(self.transport, limits, config.endpoint_learning, _log_end)
+        self.ng = NgListener(ng_socket, NgService(self.table), config.control_allow, trust_sdp=config.trust_sdp)
+        self._rotate_at = time.monotonic() + CACHE_GENERATION_S
+        self._refused_logged = 0
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT; ``ready`` is called once everything listens."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, lower_level)
+        loop.add_signal_handler(signal.SIGUSR2, raise_level)
+        loop.add_reader(self.ng.sock, self.ng.on_readable)
+        loop.add_reader(self.path.fileno(), self._on_events)
+        ticking = loop.create_task(self._tick_forever())
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        log.info("rtpengine %s is ready", __version__)
+        ready()
+        await stop.wait()
+        ticking.cancel()
+        log.info("rtpengine %s ends with %d calls", __version__, len(self.table))
+        self.close()
+
+    def close(self) -> None:
+        """Close every socket; calls are not torn down in SIP, their media just stops."""
+        self.path.close()
+        self.ng.sock.close()
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self._tick(time.monotonic())
+            except Exception:
+                log.exception("internal error in the one-second tick")
+
+    def _tick(self, now: float) -> None:
+        self.table.tick(now)
+        if now >= self._rotate_at:
+            self._rotate_at = now + CACHE_GENERATION_S
+            self.ng.cache.rotate()
+        if self.ng.refused > self._refused_logged:
+            log.warning("--control-allow kept out %d control requests", self.ng.refused - self._refused_logged)
+            self._refused_logged = self.ng.refused
+
+    def _on_events(self) -> None:
+        for event in self.path.events():
+            owner = self.transport.owners.get(event.stream)
+            if owner is not None:
+                with call_context(*owner):
+                    log.debug("peer confirmed at %s", event.source)
+
+
+def _port_pools(config: Config) -> dict[int, PortPool]:
+    """A pool per family; the control port is never a media port."""
+    addresses = {IPV4: config.ip} | ({IPV6: config.ip6} if config.ip6 else {})
+    return {
+        family: PortPool(address, config.port_min, config.port_max, config.tos, {config.listen_ng.port})
+        for family, address in addresses.items()
+    }
+
+
+def _advertised(config: Config) -> dict[int, str]:
+    return {IPV4: config.advertised_ip} | ({IPV6: config.advertised_ip6} if config.advertised_ip6 else {})
+
+
+def _log_end(call: Call, reason: str, now: float) -> None:
+    with call_context(call.call_id):
+        log_final_statistics(call, reason, now)

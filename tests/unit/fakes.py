@@ -1,0 +1,53 @@
+"""Stand-ins for what engines are given: sockets that only exist in a dictionary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rtpengine import ProtocolError, ResourceError
+from rtpengine.media import IPV4, IPV6, PortSet, StreamConfig, StreamState
+
+
+@dataclass
+class FakeTransport:
+    """A MediaTransport that hands out ports in order and remembers what it was told."""
+
+    families: frozenset[int] = frozenset((IPV4, IPV6))
+    next_port: int = 30000
+    limit: int = 1000
+    opened: dict[int, PortSet] = field(default_factory=dict)
+    configs: dict[int, StreamConfig] = field(default_factory=dict)
+    heard: dict[int, float] = field(default_factory=dict)
+    states: dict[int, StreamState] = field(default_factory=dict)
+    configured: int = 0
+
+    def advertised(self, family: int) -> str:
+        return {IPV4: "198.51.100.2", IPV6: "2001:db8::2"}[family]
+
+    def open(self, call_id: str, family: int, pairs: int) -> PortSet:
+        if family not in self.families:
+            raise ProtocolError(f"Address family IP{family} is not configured")
+        if len(self.opened) >= self.limit:
+            raise ResourceError("Ran out of ports")
+        port = self.next_port
+        self.next_port += 2 * pairs
+        ports = PortSet(family, port, tuple(range(port, port + 2 * pairs)))
+        self.opened[port] = ports
+        return ports
+
+    def close(self, ports: PortSet) -> None:
+        del self.opened[ports.port]
+        for stream in ports.streams:
+            self.configs.pop(stream, None)
+
+    def configure(self, stream: int, config: StreamConfig) -> None:
+        self.configured += 1
+        self.configs[stream] = config
+
+    def state(self, stream: int) -> StreamState:
+        config = self.configs.get(stream)
+        fresh = StreamState(config.peer if config else None, False, 0, 0, 0, None, None, {})
+        return self.states.get(stream, fresh)
+
+    def last_packet(self, stream: int) -> float:
+        return self.heard.get(stream, 0.0)

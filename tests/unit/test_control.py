@@ -1,0 +1,170 @@
+"""The ng listener on a loopback socket, with scripted time and a service that counts."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from rtpengine import ProtocolError, ResourceError, ng
+from rtpengine.control import NgListener, ReplyCache, bind
+
+PING = b"d7:command4:pinge"
+PONG = b"d6:result4:ponge"
+
+
+class CountingService:
+    """Answers with the number of requests that it has executed, or fails as it is told."""
+
+    def __init__(self) -> None:
+        self.executed = 0
+        self.failure: Exception | None = None
+
+    def execute(self, command: ng.Command, now: float, wall: float) -> dict[str, Any]:
+        self.executed += 1
+        if self.failure is not None:
+            raise self.failure
+        return {"result": "pong"} if isinstance(command, ng.Ping) else {"result": "ok", "n": self.executed}
+
+
+class Wire:
+    """A listener and a client socket."""
+
+    def __init__(self, allowed: str = "") -> None:
+        self.service = CountingService()
+        networks = [ip_network(allowed)] if allowed else []
+        self.listener = NgListener(bind("127.0.0.1", 0), self.service, networks)  # type: ignore[arg-type]
+        self.client = self.new_client()
+
+    def new_client(self) -> socket.socket:
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.connect(self.listener.sock.getsockname())
+        client.setblocking(False)
+        return client
+
+    def ask(self, datagram: bytes, client: socket.socket | None = None) -> bytes | None:
+        client = client or self.client
+        client.send(datagram)
+        self.listener.on_readable()
+        try:
+            return client.recv(65535)
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        self.client.close()
+        self.listener.sock.close()
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    wire = Wire()
+    yield wire
+    wire.close()
+
+
+QUERY = b"d7:call-id1:c7:command5:querye"
+
+
+def test_ping(wire: Wire) -> None:
+    assert wire.ask(b"81_4711_3 " + PING) == b"81_4711_3 " + PONG
+
+
+@pytest.mark.parametrize("datagram", [b"", b"nospace", b" " + PING])
+def test_nothing_to_reply_to(wire: Wire, datagram: bytes) -> None:
+    assert wire.ask(datagram) is None
+    assert wire.service.executed == 0
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", b"Invalid data (no payload)"),
+        (b"garbage", b"Could not decode dictionary"),
+        (b'{"command": "ping"}', b"Could not decode dictionary"),
+        (b"d7:command4:jumpe", b"Unrecognized command"),
+        (b"d7:command15:start recordinge", b"Recording is not supported"),
+    ],
+)
+def test_bad_requests(wire: Wire, payload: bytes, reason: bytes) -> None:
+    reply = wire.ask(b"1 " + payload)
+    assert reply is not None and reply.startswith(b"1 d12:error-reason") and reason in reply
+    assert wire.service.executed == 0
+
+
+class TestRetransmission:
+    def test_executed_once_and_answered_alike(self, wire: Wire) -> None:
+        first = wire.ask(b"1 " + QUERY)
+        assert [wire.ask(b"1 " + QUERY) for _ in range(4)] == [first] * 4
+        assert wire.service.executed == 1
+        assert wire.ask(b"2 " + QUERY) != first
+
+    def test_same_cookie_from_elsewhere_is_another_request(self, wire: Wire) -> None:
+        other = wire.new_client()
+        assert wire.ask(b"1 " + QUERY) != wire.ask(b"1 " + QUERY, other)
+        assert wire.service.executed == 2
+        other.close()
+
+    @pytest.mark.parametrize(("rotations", "executed"), [(1, 1), (2, 2)])
+    def test_lives_for_two_generations(self, wire: Wire, rotations: int, executed: int) -> None:
+        wire.ask(b"1 " + QUERY)
+        for _ in range(rotations):
+            wire.listener.cache.rotate()
+        wire.ask(b"1 " + QUERY)
+        assert wire.service.executed == executed
+
+    def test_cache_is_bounded(self) -> None:
+        cache = ReplyCache(limit=10)
+        for i in range(1000):
+            cache.put(("127.0.0.1", 1), b"%d" % i, b"x")
+        kept = [i for i in range(1000) if cache.get(("127.0.0.1", 1), b"%d" % i)]
+        assert 5 <= len(kept) <= 10 and kept[-1] == 999
+
+    def test_errors_are_remembered_too(self, wire: Wire) -> None:
+        wire.service.failure = ProtocolError("no")
+        first = wire.ask(b"1 " + QUERY)
+        wire.service.failure = None
+        assert wire.ask(b"1 " + QUERY) == first
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason", "level", "traceback"),
+    [
+        (ProtocolError("Unknown call-id"), b"Unknown call-id", logging.INFO, False),
+        (ResourceError("Ran out of ports"), b"Ran out of ports", logging.WARNING, False),
+        (ZeroDivisionError(), b"Internal error", logging.ERROR, True),
+    ],
+)
+def test_failures_end_as_one_error_reply(
+    wire: Wire, caplog: pytest.LogCaptureFixture, failure: Exception, reason: bytes, level: int, traceback: bool
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wire.service.failure = failure
+    assert wire.ask(b"1 " + QUERY) == b"1 d12:error-reason%d:%s6:result5:errore" % (len(reason), reason)
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info is not None) == (level, traceback)
+    wire.service.failure = None
+    assert wire.ask(b"2 " + PING) == b"2 " + PONG
+
+
+@pytest.mark.parametrize(("allowed", "answered"), [("127.0.0.0/8", True), ("192.0.2.0/24", False)])
+def test_access(allowed: str, answered: bool) -> None:
+    wire = Wire(allowed)
+    assert (wire.ask(b"1 " + PING) is not None) is answered
+    assert wire.listener.refused == (0 if answered else 1)
+    wire.close()
+
+
+def test_mapped_addresses_are_ipv4() -> None:
+    service = CountingService()
+    listener = NgListener(bind("::", 0), service, [ip_network("127.0.0.0/8")])  # type: ignore[arg-type]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.sendto(b"1 " + PING, ("127.0.0.1", listener.sock.getsockname()[1]))
+        listener.on_readable()
+        assert client.recv(100) == b"1 " + PONG
+    listener.sock.close()
