@@ -1,0 +1,338 @@
+"""What is done with a relay, and which figures come of it. README.md says what each means."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import machine
+from calls import STEPS, Calls, Churn, Load, StaticCalls
+from relay import Relay, Target
+from report import Report, loss_percent, median
+
+LATENCIES = (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999"), ("max", "max"))
+STOP_S = 7
+
+
+class Bench:
+    """One target in one round."""
+
+    def __init__(self, target: Target, args: argparse.Namespace, scratch: Path) -> None:
+        self.target, self.args, self.scratch = target, args, scratch
+        self.report = Report()
+
+    def run(self) -> Report:
+        """Run the wanted scenarios; one that cannot run is noted, the others go on."""
+        wanted = self.target.scenarios or self.args.scenarios
+        for letter in wanted.split(","):
+            if self.target.static and letter not in "abf":
+                continue
+            started = time.monotonic()
+            try:
+                SCENARIOS[letter](self)
+            except (RuntimeError, KeyError) as error:
+                self.report.wrong.append(f"scenario {letter} failed: {error}")
+            print(f"  {self.target.name}: scenario {letter} {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return self.report
+
+    @contextmanager
+    def relay(self) -> Iterator[Relay]:
+        """A freshly started relay without calls."""
+        relay = Relay(self.target, self.args, self.scratch)
+        try:
+            yield relay
+        finally:
+            relay.stop()
+
+    @contextmanager
+    def load(self, n: int, kind: str) -> Iterator[tuple[Relay, Load]]:
+        """A freshly started relay with n calls in place, and the generator for them."""
+        calls: Calls | StaticCalls
+        if self.target.static:
+            path = self.scratch / "static.map"
+            calls = StaticCalls(n, kind, path)
+            relay = Relay(self.target, self.args, self.scratch, path)
+        else:
+            relay = Relay(self.target, self.args, self.scratch)
+            calls = Calls(relay, n, kind)
+        load = None
+        try:
+            if isinstance(calls, Calls):
+                calls.set_up()
+            load = Load(calls, relay.pids(), self.args, self.scratch)
+            yield relay, load
+            load.close()
+            calls.tear_down()
+        finally:
+            if load:
+                load.close()
+            relay.stop()
+
+    def windows(self, once: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+        """One after another, over the same calls."""
+        return [once() for _ in range(self.args.windows)]
+
+    def sustained(self, run: dict[str, Any]) -> bool:
+        """Loss-free AND not just parked in socket buffers.
+
+        Those hold seconds of traffic at many sockets: what is left to drain after the last packet must be short.
+        """
+        lossless = run["received"] > 0 and run["loss_pct"] <= self.args.loss_limit
+        return bool(lossless and run["drain_ms"] <= self.args.backlog_ms)
+
+
+def paced(bench: Bench, kind: str, levels: list[int]) -> None:
+    """G.711 at its own pace, for each number of calls."""
+    for n in levels:
+        with bench.load(n, kind) as (_, load):
+            load.run(n * 100, bench.args.settle)
+            runs = bench.windows(partial(load.run, n * 100, bench.args.secs))
+        _report_paced(bench, f"{kind}/{n}", n, runs)
+
+
+def _report_paced(bench: Bench, name: str, n: int, runs: list[dict[str, Any]]) -> None:
+    report, loss = bench.report, loss_percent(runs)
+    report.raw[name] = runs
+    report.judge(name, runs)
+    offered = (median(runs, "sent_pps") or 0) / n
+    report.put(f"{name} loss", loss, "%", "lower")
+    report.put(f"{name} offered load reached", offered, "%", "info")
+    report.put(f"{name} backlog at end", median(runs, "drain_ms"), "ms", "lower")
+    report.put(f"{name} windows sustained", 100 * sum(map(bench.sustained, runs)) / len(runs), "%", "higher")
+    report.put(f"{name} cpu load", median(runs, "cpu_pct"), "%", "info")
+    if offered < 98:
+        report.notes.append(f"{name}: the generator reached only {offered:.0f} % of the nominal rate")
+    if not any(run["received"] for run in runs):
+        report.wrong.append(f"{name}: nothing relayed")
+    if loss > bench.args.void_loss:
+        # who drops packets is not credited with being quick or cheap
+        report.notes.append(f"{name}: {loss:.1f} % lost, cost and latency withheld")
+        return
+    report.put(f"{name} cpu/packet", median(runs, "cpu_us_per_pkt"), "us", "lower")
+    for label, key in LATENCIES:
+        report.put(f"{name} latency {label}", median(runs, "lat_us", key), "us", "lower")
+
+
+def flood(bench: Bench, kind: str) -> None:
+    """As fast as possible: with a window of packets in flight, then the highest rate without loss, then too much."""
+    n, report, args = bench.args.flood_calls, bench.report, bench.args
+    name = f"flood-{kind}/{n}"
+    with bench.load(n, kind) as (_, load):
+        load.run(n * 100, args.settle)
+        closed = bench.windows(lambda: load.run(0, args.secs, window=args.window))
+        estimate = median(closed, "recv_pps") or 0
+        report.raw[name] = {"closed": closed}
+        report.judge(name + " closed", closed)
+        report.put(f"{name} closed-loop pps", estimate, "pps", "higher")
+        report.put(f"{name} closed-loop cpu/packet", median(closed, "cpu_us_per_pkt"), "us", "lower")
+        report.put(f"{name} daemon cpu at closed loop", median(closed, "cpu_pct"), "%", "info")
+        report.put(f"{name} generator cpu/packet", median(closed, "gen_cpu_us_per_pkt"), "us", "info")
+        if not estimate:
+            report.wrong.append(f"{name}: nothing relayed in the closed loop")
+            return
+        _search(bench, load, n, name, estimate * 0.9)
+    _overload(bench, kind, n, name)
+
+
+def _search(bench: Bench, load: Load, n: int, name: str, rate: float) -> None:
+    """Find the sustained rate: up by steps until one fails, then bisect."""
+    low, high, tried, limited = 0.0, 0.0, [], False
+    for _ in range(bench.args.bisect + 8):
+        for _attempt in (1, 2):  # a failure may be the machine's: it must fail twice
+            run = load.run(rate, bench.args.secs)
+            tried.append(run)
+            if bench.sustained(run):
+                break
+            load.run(n * 100, 0.5)  # let queues empty
+        if bench.sustained(run):
+            low = max(low, run["sent_pps"])
+            if run["sent_pps"] < rate * 0.98:
+                limited = True
+                break
+        else:
+            high = rate
+        if low and high and high / low < 1.03:
+            break
+        rate = (low + high) / 2 if low and high else high * 0.8 if high else rate * 1.12
+    bench.report.raw[name]["search"] = tried
+    bench.report.judge(name + " search", tried)
+    bench.report.put(f"{name} sustained loss-free pps", low, "pps", "higher")
+    if limited or not high:
+        bench.report.notes.append(f"{name}: sustained rate is a lower bound, the generator was the limit")
+
+
+def _overload(bench: Bench, kind: str, n: int, name: str) -> None:
+    """More than can be relayed, then the ordinary load again: does it come back?
+
+    Each window on a fresh daemon: an overload may leave a daemon in another state.
+    """
+    runs, again = [], []
+    for _ in range(bench.args.overloads):
+        with bench.load(n, kind) as (_, load):
+            load.run(n * 100, bench.args.settle)
+            runs.append(load.run(0, bench.args.secs))
+            load.run(n * 100, 1.0)
+            again.append(load.run(n * 100, 1.0))
+    report = bench.report
+    report.raw[name + " overload"] = {"overload": runs, "after": again}
+    report.judge(name + " overload", runs + again)
+    report.put(f"{name} overload relayed pps", median(runs, "recv_pps"), "pps", "higher")
+    report.put(f"{name} overload cpu/packet", median(runs, "cpu_us_per_pkt"), "us", "lower")
+    report.put(f"{name} overload loss", median(runs, "loss_pct"), "%", "info")
+    report.put(f"{name} relayed of normal load 1 s after overload", 100 - loss_percent(again), "%", "higher")
+
+
+def stall(bench: Bench) -> None:
+    """The process stands still for some seconds under a normal load, as a swapping or suspended machine does."""
+    n = bench.args.flood_calls
+    with bench.load(n, "rtp") as (relay, load):
+        load.run(n * 100, bench.args.settle)
+        load.start(n * 100, STOP_S)
+        relay.signal(signal.SIGSTOP)
+        try:
+            stopped = load.finish()
+        finally:
+            relay.signal(signal.SIGCONT)
+        load.run(n * 100, 1.0)
+        again = [load.run(n * 100, 1.0)]
+    name = f"rtp/{n} relayed of normal load 1 s after {STOP_S} s stop"
+    bench.report.raw[name] = {"stopped": stopped, "after": again}
+    bench.report.judge(name, again)
+    bench.report.put(name, 100 - loss_percent(again), "%", "higher")
+
+
+def set_up_under_load(bench: Bench) -> None:
+    """Calls come and go beside running ones: what do those notice?"""
+    n, args, report = bench.args.busy_calls, bench.args, bench.report
+    with bench.load(n, "rtp") as (relay, load):
+        load.run(n * 100, args.settle)
+        calm, busy, made = [], [], []
+        for _ in range(args.windows):
+            calm.append(load.run(n * 100, args.secs))
+            load.start(n * 100, args.secs)
+            made.append(Churn(relay, rate=args.busy_rate).run(args.secs - 0.2))
+            busy.append(load.finish())
+    name = f"rtp/{n} during {args.busy_rate:g} set-ups/s"
+    report.raw[name] = {"calm": calm, "busy": busy, "made": made}
+    report.judge(name, calm + busy)
+    _judge_replies(report, name, made)
+    report.put(f"{name} loss", loss_percent(busy), "%", "lower")
+    report.put(f"{name} set-ups", median(made, "per_s"), "/s", "info")
+    for label, key in LATENCIES[:3]:
+        before, during = median(calm, "lat_us", key), median(busy, "lat_us", key)
+        if before is not None and during is not None:
+            report.put(f"{name} latency {label} added", during - before, "us", "info")
+
+
+def signalling(bench: Bench) -> None:
+    """Offer, answer, delete and query, with few and with many calls in place; memory."""
+    costs = {}
+    for n in bench.args.established:
+        with bench.relay() as relay:
+            calls = Calls(relay, n)
+            _report_memory(bench.report, relay, calls)
+            for outstanding in bench.args.outstanding:
+                name = f"ng/{n} est/{outstanding} out"
+                costs[n, outstanding] = _churn(bench, relay, name, outstanding)
+            if n:
+                _idle(bench, relay, n)
+                _queries(bench, relay, calls)
+                calls.tear_down()
+                bench.report.put("memory peak RSS", machine.status_kb(relay.pids(), "VmHWM") / 1024, "MiB", "lower")
+    low, high, out = min(bench.args.established), max(bench.args.established), min(bench.args.outstanding)
+    if low < high:
+        grown = costs[high, out] / costs[low, out]
+        bench.report.put(f"ng cpu/call with {high} calls over {low}", grown, "", "lower")
+
+
+def _report_memory(report: Report, relay: Relay, calls: Calls) -> None:
+    """Set the calls up and put down what they take."""
+    pids = relay.pids()
+    pss, descriptors, slab = machine.pss_kb(pids), machine.descriptor_count(pids), machine.meminfo_kb("Slab")
+    report.put("memory idle PSS", pss / 1024, "MiB", "lower")
+    report.put("memory idle RSS", machine.status_kb(pids, "VmRSS") / 1024, "MiB", "lower")
+    if not calls.n:
+        return
+    calls.set_up()
+    n, pids = calls.n, relay.pids()
+    report.put(f"memory per call ({n} calls)", (machine.pss_kb(pids) - pss) / n, "KiB", "lower")
+    report.put(f"memory RSS with {n} calls", machine.status_kb(pids, "VmRSS") / 1024, "MiB", "lower")
+    report.put(f"memory kernel slab per call ({n} calls)", (machine.meminfo_kb("Slab") - slab) / n, "KiB", "info")
+    report.put(f"sockets per call ({n} calls)", (machine.descriptor_count(pids) - descriptors) / n, "", "info")
+
+
+def _churn(bench: Bench, relay: Relay, name: str, outstanding: int) -> float:
+    """Measure set-ups with so many in progress; CPU per call in us."""
+    Churn(relay, outstanding).run(0.5)
+    runs = bench.windows(lambda: Churn(relay, outstanding).run(bench.args.secs))
+    report, cost = bench.report, median(runs, "cpu_us_per_cycle") or 0.0
+    report.raw[name] = runs
+    _judge_replies(report, name, runs)
+    report.put(f"{name} calls/s", median(runs, "per_s"), "/s", "higher")
+    report.put(f"{name} cpu/call", cost, "us", "lower")
+    for step in STEPS:
+        report.put(f"{name} {step} p50", median(runs, step + "_p50"), "us", "lower")
+        report.put(f"{name} {step} p99", median(runs, step + "_p99"), "us", "lower")
+    return cost
+
+
+def _judge_replies(report: Report, name: str, runs: list[dict[str, float]]) -> None:
+    errors = sum(run["errors"] for run in runs)
+    if errors:
+        report.wrong.append(f"{name}: {errors:g} error replies")
+
+
+def _idle(bench: Bench, relay: Relay, n: int) -> None:
+    """What calls cost that say nothing."""
+    pids = relay.pids()
+    cpu, started = machine.cpu_seconds(pids), time.monotonic()
+    time.sleep(bench.args.secs)
+    used = (machine.cpu_seconds(pids) - cpu) / (time.monotonic() - started)
+    bench.report.put(f"ng/{n} est idle cpu", used * 100, "%", "info")
+
+
+def _queries(bench: Bench, relay: Relay, calls: Calls) -> None:
+    """CPU of asking for the statistics of single calls."""
+    requests = [calls.query(index) for index in range(min(calls.n, 500))]
+    pids = relay.pids()
+    cpu = machine.cpu_seconds(pids)
+    relay.demand(requests)
+    used = (machine.cpu_seconds(pids) - cpu) / len(requests) * 1e6
+    bench.report.put(f"ng/{calls.n} est cpu/query", used, "us", "lower")
+
+
+def start_up(bench: Bench) -> None:
+    """From exec to the first pong."""
+    milliseconds, cpu = [], []
+    for _ in range(bench.args.starts):
+        with bench.relay() as relay:
+            milliseconds.append(relay.start_ms)
+            cpu.append(relay.start_cpu_ms)
+    bench.report.raw["start"] = milliseconds
+    bench.report.put("start to first pong", statistics.median(milliseconds), "ms", "lower")
+    bench.report.put("start cpu", statistics.median(cpu), "ms", "lower")
+
+
+def _secure(bench: Bench) -> None:
+    paced(bench, "srtp", bench.args.srtp_levels)
+    flood(bench, "srtp")
+
+
+SCENARIOS: dict[str, Callable[[Bench], None]] = {
+    "a": lambda bench: paced(bench, "rtp", bench.args.levels),
+    "b": lambda bench: flood(bench, "rtp"),
+    "c": _secure,
+    "d": signalling,
+    "f": lambda bench: paced(bench, "v6", bench.args.srtp_levels),
+    "g": start_up,
+    "s": stall,
+    "u": set_up_under_load,
+}
