@@ -50,6 +50,7 @@ class Daemon:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT; ``ready`` is called once everything listens."""
         loop = asyncio.get_running_loop()
+        logging.getLogger("asyncio").setLevel(logging.WARNING)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)

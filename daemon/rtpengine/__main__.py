@@ -1,0 +1,88 @@
+"""The program: options, sockets, daemonizing, then the daemon; what stops it at start-up is one line, status 255."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rtpengine import config, control, log, process
+from rtpengine.daemon import Daemon
+
+_log = logging.getLogger(__name__)
+
+KERNEL_MODULE = Path("/proc/mediaproxy")
+# A two-party audio call takes four descriptors; below this an operator should know that limits stand in the way.
+FEW_DESCRIPTORS = 4096
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon with these arguments (default: the process's); return the exit status."""
+    options = config.parse(sys.argv[1:] if argv is None else argv)
+    descriptors = process.raise_limits()
+    try:
+        notes = [config.forwarding(options, KERNEL_MODULE.exists())]
+        ng_socket = _bind_control(options)
+        ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
+        if options.pidfile is not None:
+            _write_pidfile(options.pidfile)
+    except config.ConfigError as error:
+        config.fail(error)
+    log.setup(options.log_level, options.log_facility, foreground=options.foreground, log_stderr=options.log_stderr)
+    for note in notes:
+        _log.info("%s", note)
+    for warning in _warnings(options, descriptors):
+        _log.warning("%s", warning)
+    return _serve(options, ng_socket, ready)
+
+
+def _serve(options: config.Config, ng_socket: socket.socket, ready: Callable[[], None]) -> int:
+    try:
+        asyncio.run(Daemon(options, ng_socket).run(ready))
+    except Exception:
+        _log.exception("the daemon has failed")
+        return config.EXIT_FAILURE
+    return 0
+
+
+def _bind_control(options: config.Config) -> socket.socket:
+    address, port = options.listen_ng
+    try:
+        return control.bind(address, port)
+    except OSError as error:
+        raise config.ConfigError(f"--listen-ng: cannot listen on {address} port {port}: {error.strerror}") from None
+
+
+def _write_pidfile(path: str) -> None:
+    try:
+        process.write_pidfile(path)
+    except OSError as error:
+        raise config.ConfigError(f"--pidfile: cannot write {path}: {error.strerror}") from None
+
+
+def _warnings(options: config.Config, descriptors: int) -> list[str]:
+    """What an operator should know although it does not stop the daemon."""
+    warnings = [config.control_warning(options)]
+    for option, address in (("--ip", options.ip), ("--ip6", options.ip6)):
+        if address is not None and not _is_local(address):
+            warnings.append(f"{option}: {address} is not an address of this machine now, media cannot reach it")
+    if descriptors < FEW_DESCRIPTORS:
+        warnings.append(f"only {descriptors} descriptors allowed (four per call): raise the limit on open files")
+    return [warning for warning in warnings if warning]
+
+
+def _is_local(address: str) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
