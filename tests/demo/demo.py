@@ -24,7 +24,8 @@ _SPEECH = Path(__file__).parents[1] / "data" / "speech"
 _INTERRUPTED = 130
 
 _KEEP = """
-The daemon (process {pid}) stays up until you press Ctrl-C. To use it, tell your SIP proxy where it is:
+The daemon (process {pid}) stays up until you press Ctrl-C.
+To use it, tell your SIP proxy where it is:
 
   Kamailio:  loadmodule "rtpengine.so"
              modparam("rtpengine", "rtpengine_sock", "udp:127.0.0.1:{port}")
@@ -33,11 +34,12 @@ The daemon (process {pid}) stays up until you press Ctrl-C. To use it, tell your
 
 A ping by hand, in another terminal (bash); the answer is "1 d6:result4:ponge":
 
-  exec 3<>/dev/udp/127.0.0.1/{port}; printf '1 d7:command4:pinge' >&3; timeout 1 head -c 19 <&3; echo
+  exec 3<>/dev/udp/127.0.0.1/{port}; printf '1 d7:command4:pinge' >&3
+  timeout 1 head -c 18 <&3; echo
 
 It was started as:
   {command}
-and listens on loopback only; give it --ip=YOUR-ADDRESS for calls from elsewhere.
+and relays on loopback only; --ip=YOUR-ADDRESS relays calls from elsewhere.
 """
 
 
@@ -52,7 +54,9 @@ def main() -> int:
         screen.say("\nInterrupted; the daemon has been ended.")
         return _INTERRUPTED
     except (RelayError, OSError) as error:
-        screen.say(f"FAIL: {error}", "red")
+        reason, _, details = str(error).partition("\n")
+        screen.say(f"\n{details}\n" if details else "")
+        screen.say(f"FAIL: {reason}", "red")
         return 1
 
 

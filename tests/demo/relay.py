@@ -22,7 +22,7 @@ _STOP_S = 5.0
 
 
 class RelayError(Exception):
-    """The daemon did not start, or did not go on; the text ends with its last log lines."""
+    """The daemon did not start, or did not go on; the text is a reason, and below it the end of its log."""
 
 
 class Relay:
@@ -56,7 +56,7 @@ class Relay:
                     self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
             except OSError as error:
-                raise RelayError(f"cannot run {self._command[0]}: {error.strerror}") from error
+                raise RelayError(f"cannot run {self._command[0]}: {error.strerror} (make build makes it)") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -111,7 +111,10 @@ class Relay:
 
     def _last_log_lines(self, number: int = 15) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
-        return "\n".join([f"Its last log lines, from {self.log}:", *(f"  {line}" for line in lines[-number:])])
+        heading = (
+            f"The daemon's last log lines, from {self.log}:" if lines else f"The daemon's log, {self.log}, is empty."
+        )
+        return "\n".join([heading, *(f"  {line}" for line in lines[-number:])])
 
 
 def _free_port() -> int:
