@@ -9,28 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rtpengine import ProtocolError
-from rtpengine.media import DIRECTIONS, IPV6, PROFILES, Endpoint, MediaOffer, MediaPlan, Signalling
-from rtpengine.sdp import Address, MediaDescription, Part, Session, SessionDescription, is_bundle, join_lines
+from rtpengine.media import DIRECTIONS, PROFILES, Endpoint, MediaOffer, MediaPlan, Signalling
+from rtpengine.sdp import MediaDescription, Part, Session, SessionDescription, is_bundle, join_lines
 
 # RFC 8839 5, draft-rtcweb-trickle: no ICE agent sits here, so none may be promised to the recipient.
 _ICE = {
-    "candidate",
-    "end-of-candidates",
-    "ice-lite",
-    "ice-mismatch",
-    "ice-options",
-    "ice-pacing",
-    "ice-pwd",
-    "ice-ufrag",
-    "remote-candidates",
+    "a=candidate",
+    "a=end-of-candidates",
+    "a=ice-lite",
+    "a=ice-mismatch",
+    "a=ice-options",
+    "a=ice-pacing",
+    "a=ice-pwd",
+    "a=ice-ufrag",
+    "a=remote-candidates",
 }
-_DTLS = {"fingerprint", "setup", "tls-id"}
-_RTP = {"crypto", "extmap", "extmap-allow-mixed", "rtcp-mux", "rtcp-mux-only", *DIRECTIONS}
-_BUNDLE = {"mid", "bundle-only"}
+_DTLS = {"a=fingerprint", "a=setup", "a=tls-id"}
+_RTP = {"a=crypto", "a=extmap", "a=extmap-allow-mixed", "a=rtcp-mux", "a=rtcp-mux-only"}
+_BUNDLE = {"a=mid", "a=bundle-only"}
 
-_SESSION_REMOVED = frozenset(_ICE | _DTLS | _RTP)
-_RTP_REMOVED = frozenset(_ICE | _DTLS | _RTP | {"rtcp"})
-_OPAQUE_REMOVED = frozenset(_ICE)
+_REMOVED_FROM_SESSION = frozenset(_ICE | _DTLS | _RTP | {f"a={name}" for name in DIRECTIONS})
+_REMOVED_FROM_RTP = _REMOVED_FROM_SESSION | {"a=rtcp"}
+_REMOVED_FROM_OPAQUE = frozenset(_ICE)
 
 _DISCARD_PORT = 9  # RFC 9429 4.1.17: with the null address, "I do not know yet"
 
@@ -92,12 +92,12 @@ def _offer(section: MediaDescription, how: Signalling) -> MediaOffer:
 
 def _transport(section: MediaDescription) -> MediaDescription:
     """The section whose address and port hold for this one: a bundle-only section (RFC 9143 6) has none of its own."""
-    if section.media.port or not section.has("bundle-only"):
+    if section.media.port or not section.has("a=bundle-only"):
         return section
-    mid = next(section.values("mid"), None)
+    mid = next(section.values("a=mid"), None)
     for bundle in section.session.bundles:
         if mid in bundle:
-            return next((s for s in section.session.media if next(s.values("mid"), None) == bundle[0]), section)
+            return next((s for s in section.session.media if next(s.values("a=mid"), None) == bundle[0]), section)
     return section
 
 
@@ -117,7 +117,7 @@ def _rtcp(section: MediaDescription, rtp: Endpoint | None, how: Signalling) -> t
     port, pairs = section.media.port, section.media.pairs
     named = section.rtcp
     rtcp_port = named.port if isinstance(named, Endpoint) else named or port + 1
-    if rtcp_port == port or section.has("rtcp-mux") or section.has("rtcp-mux-only"):
+    if rtcp_port == port or section.has("a=rtcp-mux") or section.has("a=rtcp-mux-only"):
         return None, True
     if rtcp_port + 2 * (pairs - 1) > 65535:
         return None, False
@@ -136,37 +136,53 @@ def _address(plans: Sequence[MediaPlan], how: Signalling, fallback: str | None) 
 
 def _session(session: Session, plans: Sequence[MediaPlan], how: Signalling, address: str | None) -> list[str]:
     lines = session.lines.copy()
-    inheriting = [plan for section, plan in zip(session.media, plans, strict=True) if section.connection is None]
-    origin, connection = session.origin, session.connection
-    if plans and origin is not None and not origin.is_null and "origin" in how.replace:
-        lines[session.origin_line] = _with_address(lines[session.origin_line], 4, address, origin.family)
-    if connection is not None and plans and (inheriting or "session-connection" in how.replace):
-        silent = any(plan.held for plan in inheriting) or not inheriting
-        if not (connection.is_null and silent):
-            _replace_connections(session, connection, lines, address)
-    removed = _SESSION_REMOVED
-    if "fingerprint" in session.names and any("TLS" in s.media.protocol.upper() for s in session.media):
-        removed = removed - _DTLS  # an opaque section (RFC 7345, RFC 8841) inherits them, and its TLS passes unseen
+    if session.media:
+        _replace_origin(session, how, lines, address)
+        inheriting = [plan for section, plan in zip(session.media, plans, strict=True) if section.connection is None]
+        if (inheriting or "session-connection" in how.replace) and not _keeps_null(session, inheriting):
+            _replace_connections(session, lines, address)
+    removed = _REMOVED_FROM_SESSION
+    if "a=fingerprint" in session.present and any(_is_opaque_tls(section) for section in session.media):
+        removed -= _DTLS
+    group = len("a=group:")
     return [
         line
-        for line, name in zip(lines, session.names, strict=True)
-        if name not in removed and not (name == "group" and is_bundle(line.partition(":")[2]))
+        for line, key in zip(lines, session.keys, strict=True)
+        if key not in removed and not (key == "a=group" and is_bundle(line[group:]))
     ]
+
+
+def _replace_origin(session: Session, how: Signalling, lines: list[str], address: str | None) -> None:
+    origin, index = session.origin, session.origin_line
+    if "origin" in how.replace and origin is not None and not origin.is_null:
+        lines[index] = _with_address(lines[index], 4, address)
+
+
+def _keeps_null(part: Part, plans: Sequence[MediaPlan]) -> bool:
+    """Whether a null address is to stay for the sections that it holds for: it says hold, not "I do not know yet"."""
+    if part.connection is None or not part.connection.is_null:
+        return False
+    return any(plan.held for plan in plans) or all(plan.local is None for plan in plans)
+
+
+def _is_opaque_tls(section: MediaDescription) -> bool:
+    """Whether TLS passes unseen (RFC 7345, RFC 8841), so that the section needs what it inherits from the session."""
+    protocol = section.media.protocol.upper()
+    return "TLS" in protocol and protocol not in PROFILES
 
 
 def _section(section: MediaDescription, plan: MediaPlan, how: Signalling, address: str | None) -> list[str]:
     lines = section.lines.copy()
     rtp = section.media.protocol.upper() in PROFILES
     lines[0] = _media_line(lines[0], plan, rtp)
-    connection = section.connection
-    if connection is not None and not (connection.is_null and (plan.held or plan.local is None)):
+    if section.connections and not _keeps_null(section, [plan]):
         if plan.local is not None and how.media_address is None:
             address = plan.local.address
-        _replace_connections(section, connection, lines, address)
-    removed = _RTP_REMOVED if rtp else _OPAQUE_REMOVED
+        _replace_connections(section, lines, address)
+    removed = _REMOVED_FROM_RTP if rtp else _REMOVED_FROM_OPAQUE
     if section.session.is_bundled:
-        removed = removed | _BUNDLE
-    lines = [line for line, name in zip(lines, section.names, strict=True) if name not in removed]
+        removed |= _BUNDLE
+    lines = [line for line, key in zip(lines, section.keys, strict=True) if key not in removed]
     return lines + (_rtp_lines(plan) if rtp else _opaque_lines(section))
 
 
@@ -197,18 +213,17 @@ def _opaque_lines(section: MediaDescription) -> list[str]:
     return [] if inherited is None or section.direction is not None else [f"a={inherited.attribute}\r"]
 
 
-def _replace_connections(part: Part, first: Address, lines: list[str], address: str | None) -> None:
+def _replace_connections(part: Part, lines: list[str], address: str | None) -> None:
     """Replace the address of every c= line of a part: a second one would lead the media past us."""
     for index in part.connections:
-        lines[index] = _with_address(lines[index], 1, address, first.family)
+        lines[index] = _with_address(lines[index], 1, address)
 
 
-def _with_address(line: str, index: int, address: str | None, family: int) -> str:
-    """The line with its words ``index`` (address type) and the next replaced; None: the null address of ``family``."""
-    if address is None:
-        address = "::" if family == IPV6 else "0.0.0.0"
+def _with_address(line: str, index: int, address: str | None) -> str:
+    """The line with its words ``index`` (address type) and the next replaced; None is the null address of that type."""
     words = line.split(" ", index + 2)
+    if address is None:
+        address = "::" if words[index] in ("IP6", "ip6") else "0.0.0.0"
     end = "\r" if words[index + 1].endswith("\r") else ""
     words[index : index + 2] = ["IP6" if ":" in address else "IP4", address + end]
     return " ".join(words)
-

@@ -6,12 +6,13 @@ session its own lines followed by media sections (``m=``); sections are numbered
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from ipaddress import ip_address
+from itertools import pairwise
 from re import ASCII, IGNORECASE
 from re import compile as re_compile
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, TypeVar
 
 from rtpengine import ProtocolError
 from rtpengine.media import DIRECTIONS, IPV4, IPV6, Direction, Endpoint
@@ -22,11 +23,13 @@ MAX_SECTIONS = 64
 MAX_PAIRS = 10
 
 _FAMILIES = {"IP4": IPV4, "ip4": IPV4, "IP6": IPV6, "ip6": IPV6}
-_SKIPPED = frozenset("siueptrzkb")
+# One match per line, Part.keys holds them; '' for a malformed line. A blank ends a name: some phones leave one there.
+_KEYS = re_compile(r"(a=[^:\s]*+|[vocmbsiueptrzk]=|).*+\n").findall
 # RFC 1123 2.1: the last label is not a number.
 _HOST_NAME = re_compile(r"(?=.{1,253}$)(?:[A-Z0-9_][A-Z0-9_-]{0,62}\.)*[A-Z_][A-Z0-9_-]{0,62}\.?", ASCII | IGNORECASE)
 # Where one level contradicts itself, the more cautious reading wins over sendrecv.
-_DIRECTION_ORDER = ("recvonly", "sendonly", "inactive", "sendrecv")
+_DIRECTIONS = {f"a={name}": DIRECTIONS[name] for name in ("recvonly", "sendonly", "inactive", "sendrecv")}
+_T = TypeVar("_T")
 
 
 class Address(NamedTuple):
@@ -51,34 +54,49 @@ class MediaLine(NamedTuple):
 
 
 class Part:
-    """The lines of one level.
+    """The lines of one level, the first of which opens it.
 
-    ``lines`` carry no LF but the CR that they came with; ``names`` has, at the same index, the attribute's name,
-    None where the line is no attribute. ``connections`` are the indices of the c= lines, of which the first counts.
+    ``lines`` carry no LF but the CR that they came with. ``keys`` say at the same index what a line is: ``a=rtcp``
+    for an attribute of that name, ``m=`` for another type; ``present`` is the set of them.
+    ``connections`` are the indices of the c= lines, of which the first counts.
     """
 
-    __slots__ = ("connection", "connections", "lines", "names")
+    __slots__ = ("connection", "connections", "keys", "lines", "present")
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.names: list[str | None] = []
+    def __init__(self, lines: list[str], keys: list[str], before: int) -> None:
+        """Interpret lines that ``before`` others precede in the body."""
+        self.lines = lines
+        self.keys = keys
+        self.present = set(keys)
         self.connection: Address | None = None
         self.connections: list[int] = []
+        if "c=" in self.present:
+            self.connections = self._indices("c=")
+            addresses = [_interpret(parse_connection, lines, index, before) for index in self.connections]
+            self.connection = addresses[0]
 
-    def values(self, name: str) -> Iterator[str]:
-        """Yield the value of each attribute of that name in order, '' for one without."""
-        for line, other in zip(self.lines, self.names, strict=True):
-            if other == name:
-                yield _value(line).partition(":")[2]
+    def values(self, key: str) -> Iterator[str]:
+        """Yield what stands behind the colon of each ``a=name`` line in order, '' for an attribute without a value."""
+        for index in self._indices(key):
+            yield self.lines[index][len(key) :].removesuffix("\r").removeprefix(":")
 
-    def has(self, name: str) -> bool:
+    def _indices(self, key: str) -> list[int]:
+        found: list[int] = []
+        for _ in range(self.keys.count(key)):
+            found.append(self.keys.index(key, found[-1] + 1 if found else 0))
+        return found
+
+    def has(self, key: str) -> bool:
         """Whether the attribute is there as a property, which means without a value."""
-        return name in self.names and "" in self.values(name)
+        return key in self.present and any(self.lines[index].rstrip() == key for index in self._indices(key))
 
     @property
     def direction(self) -> Direction | None:
         """The direction stated at this very level (RFC 3264 5.1), None if it is silent."""
-        return next((DIRECTIONS[name] for name in _DIRECTION_ORDER if self.has(name)), None)
+        for key, direction in _DIRECTIONS.items():
+            if key in self.present and self.has(key):
+                return direction
+        return None
 
 
 class Session(Part):
@@ -86,21 +104,28 @@ class Session(Part):
 
     __slots__ = ("media", "origin", "origin_line")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, lines: list[str], keys: list[str], before: int) -> None:
+        super().__init__(lines, keys, before)
+        if lines[0].removesuffix("\r") != "v=0":
+            raise _failure(before, "version is not 0")
+        self.media: list[MediaDescription] = []
         self.origin: Address | None = None
         self.origin_line = 0
-        self.media: list[MediaDescription] = []
+        if "o=" in self.present:
+            self.origin_line = keys.index("o=")
+            self.origin = _interpret(parse_origin, lines, self.origin_line, before)
+            if keys.count("o=") > 1:
+                raise _failure(before + keys.index("o=", self.origin_line + 1), "second o=")
 
     @property
     def bundles(self) -> list[list[str]]:
         """The mids of each BUNDLE group (RFC 9143 7), in order."""
-        return [value.split()[1:] for value in self.values("group") if is_bundle(value)]
+        return [value.split()[1:] for value in self.values("a=group") if is_bundle(value)]
 
     @property
     def is_bundled(self) -> bool:
         """Whether the first group of the session is a BUNDLE."""
-        return "group" in self.names and is_bundle(next(self.values("group")))
+        return "a=group" in self.present and is_bundle(next(self.values("a=group")))
 
 
 class MediaDescription(Part):
@@ -108,16 +133,18 @@ class MediaDescription(Part):
 
     __slots__ = ("media", "session")
 
-    def __init__(self, session: Session, media: MediaLine) -> None:
-        super().__init__()
+    def __init__(self, lines: list[str], keys: list[str], before: int, session: Session) -> None:
+        super().__init__(lines, keys, before)
         self.session = session
-        self.media = media
+        self.media = _interpret(parse_media_line, lines, 0, before)
+        if "o=" in self.present:
+            raise _failure(before + keys.index("o="), "o= in a media section")
 
     @property
     def rtcp(self) -> Endpoint | int | None:
         """What the first well-formed ``a=rtcp`` says (see :func:`parse_rtcp`), None without one."""
-        if "rtcp" in self.names:
-            for value in self.values("rtcp"):
+        if "a=rtcp" in self.present:
+            for value in self.values("a=rtcp"):
                 try:
                     return parse_rtcp(value)
                 except ProtocolError:
@@ -155,13 +182,12 @@ class SessionDescription:
         end = len(lines)
         while end and lines[end - 1] in ("", "\r"):
             end -= 1
-        tail = lines[end:]
+        tail, unsent = lines[end:], ""
         del lines[end:]
-        unsent = ""
         if not tail:
             unsent, tail = "\n" if lines[-1][-1] == "\r" else "\r\n", [""]
             lines[-1] += unsent[:-1]
-        return cls(_Parser().parse(lines), tail, unsent)
+        return cls(_sessions(lines), tail, unsent)
 
     def serialize(self) -> bytes:
         """The body, byte for byte as it was parsed."""
@@ -183,105 +209,79 @@ def is_bundle(value: str) -> bool:
     return value.rstrip() == "BUNDLE" or value.startswith("BUNDLE ")
 
 
-class _SyntaxError(Exception):
-    """A line that is not SDP; the text says why, and never quotes the line: replies and logs are not for raw bytes."""
-
-
-class _Parser:
-    """The sessions read so far, and the part that lines are being added to."""
-
-    def __init__(self) -> None:
-        self.sessions: list[Session] = []
-        self.sections = 0
-        self.part: Part | None = None
-
-    def parse(self, lines: list[str]) -> list[Session]:
-        names: list[str | None] = []  # before the first v= only until _other() has raised
-        part_lines: list[str] = []
-        for number, line in enumerate(lines, 1):
-            if line[1:2] != "=":
-                _fail(number, "not of the form letter=value")
-            if line[0] == "a" and self.part:
-                # rstrip: the CR, and the blank that some phones leave behind a property.
-                names.append(line[2:].partition(":")[0].rstrip())
-                part_lines.append(line)
-                continue
-            try:
-                part = self._other(line)
-            except _SyntaxError as error:
-                _fail(number, str(error))
-            part_lines, names = part.lines, part.names
-            part_lines.append(line)
-            names.append(None)
-        return self.sessions
-
-    def _other(self, line: str) -> Part:
-        """Take in a line that is no attribute; return the part that it belongs to."""
-        letter, value, part = line[0], _value(line), self.part
-        if letter == "v":
-            part = self._version(value)
-        elif part is None:
-            raise _SyntaxError("v= expected first")
-        elif letter == "m":
-            part = self._media(value)
-        elif letter == "c":
-            address = parse_connection(value)
-            part.connection = part.connection or address
-            part.connections.append(len(part.lines))
-        elif letter == "o":
-            _origin(part, value)
-        elif letter not in _SKIPPED:
-            raise _SyntaxError("unknown type letter")
-        self.part = part
-        return part
-
-    def _version(self, value: str) -> Session:
-        if value != "0":
-            raise _SyntaxError("version is not 0")
-        session = Session()
-        self.sessions.append(session)
-        return session
-
-    def _media(self, value: str) -> MediaDescription:
-        session = self.sessions[-1]
-        if self.sections == MAX_SECTIONS:
-            raise _SyntaxError(f"more than {MAX_SECTIONS} media sections")
-        self.sections += 1
-        section = MediaDescription(session, parse_media_line(value))
-        session.media.append(section)
-        return section
+def _sessions(lines: list[str]) -> list[Session]:
+    if not lines:
+        return []
+    keys = _KEYS("\n".join(lines) + "\n")
+    if "" in keys:
+        index = keys.index("")
+        raise _failure(index, "unknown type letter" if lines[index][1:2] == "=" else "not of the form letter=value")
+    if keys[0] != "v=":
+        raise _failure(0, "v= expected first")
+    starts = [index for index, key in enumerate(keys) if key == "m=" or key == "v="]
+    if len(starts) - keys.count("v=") > MAX_SECTIONS:
+        raise ProtocolError(f"Failed to parse SDP: more than {MAX_SECTIONS} media sections")
+    sessions: list[Session] = []
+    for start, end in pairwise([*starts, len(keys)]):
+        if keys[start] == "v=":
+            sessions.append(Session(lines[start:end], keys[start:end], start))
+        else:
+            session = sessions[-1]
+            session.media.append(MediaDescription(lines[start:end], keys[start:end], start, session))
+    return sessions
 
 
 def parse_media_line(value: str) -> MediaLine:
-    """Parse the value of ``m=``: media, port[/pairs], transport; formats may follow or be missing (RFC 8866 5.14)."""
+    """Parse the value of ``m=``: media, port[/pairs], transport; formats may follow or be missing (RFC 8866 5.14).
+
+    Raise ProtocolError with the reason.
+    """
     words = value.split(" ", 3)
     if len(words) < 3 or not (words[0] and words[2]):
-        raise _SyntaxError("m= needs media, port and transport")
+        raise ProtocolError("m= needs media, port and transport")
     port_text, slash, pairs_text = words[1].partition("/")
     port = _number(port_text)
     pairs = _number(pairs_text) if slash else 1
     if port is None or port > 65535 or pairs is None or not 1 <= pairs <= MAX_PAIRS:
-        raise _SyntaxError("bad port in m=")
+        raise ProtocolError("bad port in m=")
     if pairs > 1 and port + 2 * pairs - 1 > 65535:
-        raise _SyntaxError("port range of m= exceeds 65535")
+        raise ProtocolError("port range of m= exceeds 65535")
     token = words[0] + words[2]  # reaches logs and statistics
     if not (token.isascii() and token.isprintable()):
-        raise _SyntaxError("media or transport of m= is not a token")
+        raise ProtocolError("media or transport of m= is not a token")
     return MediaLine(words[0], port, pairs, words[2])
 
 
+def parse_origin(value: str) -> Address:
+    """Parse the address of ``o=``: six words, single blanks between them, no host name (RFC 8866 5.2).
+
+    Raise ProtocolError with the reason.
+    """
+    words = value.split(" ", 6)
+    if len(words) < 6 or "" in words[:6] or words[3] not in ("IN", "in") or words[4] not in _FAMILIES:
+        raise ProtocolError("o= needs user, id, version, IN, IP4 or IP6, and an address")
+    family = _FAMILIES[words[4]]
+    text = _canonical(family, words[5])
+    if text is None:
+        raise ProtocolError("bad address in o=")
+    return Address(family, text)
+
+
 def parse_connection(value: str) -> Address:
-    """Parse the value of ``c=`` (RFC 8866 5.7); a host name and one ``/ttl`` behind an IPv4 address are tolerated."""
+    """Parse the value of ``c=`` (RFC 8866 5.7); a host name and one ``/ttl`` behind an IPv4 address are tolerated.
+
+    Raise ProtocolError with the reason.
+    """
     words = value.split(" ", 3)
     if len(words) < 3 or words[0] not in ("IN", "in") or words[1] not in _FAMILIES:
-        raise _SyntaxError("c= needs IN, IP4 or IP6, and an address")
+        raise ProtocolError("c= needs IN, IP4 or IP6, and an address")
     family = _FAMILIES[words[1]]
     literal, slash, ttl = words[2].partition("/")
     if slash and (family != IPV4 or _number(ttl) is None):
-        raise _SyntaxError("address range in c=")
+        raise ProtocolError("address range in c=")
     text = _canonical(family, literal)
     if text is None and (slash or not _HOST_NAME.fullmatch(literal)):
-        raise _SyntaxError("bad address in c=")
+        raise ProtocolError("bad address in c=")
     return Address(family, text)
 
 
@@ -291,16 +291,13 @@ def parse_rtcp(value: str) -> Endpoint | int:
     Return the port, or an Endpoint where the attribute names an address; a host name counts as no address.
     Raise ProtocolError for a port outside 1..65535 or for anything else behind it.
     """
-    words = value.split(" ")
-    port = _number(words[0])
+    word, _, rest = value.partition(" ")
+    port = _number(word)
     if port is None or not 1 <= port <= 65535:
-        raise ProtocolError("Bad port in a=rtcp")
-    if not any(words[1:]):
+        raise ProtocolError("bad port in a=rtcp")
+    if not rest.strip():
         return port
-    try:
-        address = parse_connection(" ".join(words[1:]))
-    except _SyntaxError as error:
-        raise ProtocolError("Bad address in a=rtcp") from error
+    address = parse_connection(rest)
     return port if address.text is None else Endpoint(address.text, port)
 
 
@@ -321,28 +318,18 @@ def _canonical_literal(family: int, literal: str) -> str | None:
     return str(address) if address.version == family else None
 
 
-def _origin(part: Part, value: str) -> None:
-    if not isinstance(part, Session) or part.origin is not None:
-        raise _SyntaxError("o= once per session, before the media")
-    words = value.split(" ", 6)
-    if len(words) < 6 or "" in words[:6]:
-        raise _SyntaxError("o= needs six words")
-    if words[3] not in ("IN", "in") or words[4] not in _FAMILIES:
-        raise _SyntaxError("o= needs IN and IP4 or IP6")
-    family = _FAMILIES[words[4]]
-    text = _canonical(family, words[5])
-    if text is None:
-        raise _SyntaxError("bad address in o=")
-    part.origin, part.origin_line = Address(family, text), len(part.lines)
-
-
 def _number(text: str) -> int | None:
     return int(text) if 1 <= len(text) <= 5 and text.isascii() and text.isdigit() else None
 
 
-def _value(line: str) -> str:
-    return line[2:-1] if line[-1] == "\r" else line[2:]
+def _interpret(parse: Callable[[str], _T], lines: list[str], index: int, before: int) -> _T:
+    """The parsed value of one line of a part that ``before`` lines precede."""
+    try:
+        return parse(lines[index][2:].removesuffix("\r"))
+    except ProtocolError as error:
+        raise _failure(before + index, str(error)) from None
 
 
-def _fail(number: int, reason: str) -> NoReturn:
-    raise ProtocolError(f"Failed to parse SDP: line {number}: {reason}")
+def _failure(before: int, reason: str) -> ProtocolError:
+    """A syntax error in the line that ``before`` others precede; it never quotes the line, which may be raw bytes."""
+    return ProtocolError(f"Failed to parse SDP: line {before + 1}: {reason}")
