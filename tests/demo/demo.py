@@ -90,7 +90,7 @@ def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
     screen.say("rtpengine demo: real speech, both ways, through the media proxy on this machine", "bold")
     with Relay(options.command, options.rtpengine, output / "rtpengine.log", ipv6=_has_ipv6()) as relay:
         relay.await_ping()
-        screen.say(f"The daemon is process {relay.pid}, its ng port {relay.ng_port}, its log {relay.log}")
+        screen.say(f"Daemon: process {relay.pid}, ng port {relay.ng_port}, log {relay.log}")
         outcomes = _place_calls(plans, relay, screen, output)
         passed = _conclude(outcomes, notes, screen, output)
         if options.keep:

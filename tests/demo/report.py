@@ -48,7 +48,7 @@ class StreamReport:
                 f"{self.reports_received} of {self.reports_sent} RTCP reports unharmed",
             ),
         ]
-        return [f"call {self.call} {self.name}: {text}" for bad, text in checks if bad]
+        return [text for bad, text in checks if bad]
 
 
 def live_line(name: str, result: StreamResult) -> str:
@@ -92,7 +92,10 @@ def _cell(text: str, width: int, column: int) -> str:
 
 def verdict(reports: Sequence[StreamReport], faults: Sequence[str]) -> tuple[bool, str]:
     """Whether all went well, and the last line of the demo. ``faults`` are those that no stream knows of."""
-    bad = [*faults, *(fault for report in reports for fault in report.faults())]
+    bad = [*faults]
+    for report in reports:
+        if texts := report.faults():
+            bad.append(f"call {report.call} {report.name}: {', '.join(texts)}")
     if bad or not reports:
         return False, f"FAIL: {'; '.join(bad) or 'no call was placed'}"
     packets = sum(report.result.received for report in reports)

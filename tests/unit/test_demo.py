@@ -257,8 +257,8 @@ def test_table() -> None:
         (
             [report_of(FINE), report_of(BROKEN)],
             [],
-            "FAIL: call 2 Alice > Bob: 1 of 4 packets lost; call 2 Alice > Bob: 1 packets that should not have come; "
-            "call 2 Alice > Bob: 160 of 800 samples differ",
+            "FAIL: call 2 Alice > Bob: 1 of 4 packets lost, 1 packets that should not have come, "
+            "160 of 800 samples differ",
         ),
         ([report_of(measure(PCMA, [], []), 5)], [], "FAIL: call 2 Alice > Bob: nothing was sent"),
     ],
