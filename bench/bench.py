@@ -89,6 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     args.targets = args.targets or STANDARD
     if args.quick:
         shorten(args)
+    args.remarks = []
     args.rounds = args.rounds or (3 if args.vs or (args.standard and not args.quick) else 1)
     return args
 
@@ -124,6 +125,14 @@ def shorten(args: argparse.Namespace) -> None:
     args.targets = [one for one in args.targets if one.name != PEERS[1]]
 
 
+def fit_calls(args: argparse.Namespace, descriptors: int) -> None:
+    """Lower the numbers of calls in place to what the limit allows: four sockets each, and some to work with."""
+    most = (descriptors - 500) // 4
+    if max(args.established) > most:
+        args.remarks.append(f"{descriptors} descriptors are all this machine gives: {most} calls in place at most")
+        args.established = sorted({min(n, most) for n in args.established})
+
+
 def run_rounds(args: argparse.Namespace) -> Reports:
     """Every target in every round it takes part in, the order turned from round to round."""
     reports: Reports = {target.name: [] for target in args.targets}
@@ -152,7 +161,7 @@ def render(args: argparse.Namespace, reports: Reports) -> str:
     wrong = problems(reports)
     verified = "every relayed packet verified, nothing altered, misrouted or duplicated"
     parts.append("Correctness: " + ("PROBLEMS\n\n" + "\n".join(f"* {line}" for line in wrong) if wrong else verified))
-    if remarks := notes(reports):
+    if remarks := args.remarks + notes(reports):
         parts.append("Notes\n\n" + "\n".join(f"* {line}" for line in remarks))
     return "\n\n".join(parts) + "\n"
 
@@ -199,7 +208,7 @@ def main() -> int:
     machine.enter_namespace()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that daemons are stopped
     subprocess.run(["make", "-s", "-C", str(HERE)], check=True)
-    machine.raise_descriptor_limit()
+    fit_calls(args, machine.raise_descriptor_limit())
     machine.place(args.cpu_load, args.nice)
     reports = run_rounds(args)
     text = render(args, reports)
