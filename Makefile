@@ -8,7 +8,7 @@ ARGS ?=
 
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
-C_SOURCES := $(wildcard daemon/packetpath/*.c daemon/packetpath/*.h daemon/packetpath/*.py)
+C_SOURCES := $(wildcard daemon/packetpath/*.[ch] daemon/packetpath/*.py kernel-module/*.h)
 C_WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes
 
 .DEFAULT_GOAL := help
@@ -20,6 +20,10 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
 		printf '  make %-13s %s\n' "$$target" "$$text"; done
 	@printf '\nOptions go in ARGS, as in: make run ARGS="--foreground --ip=127.0.0.1 --listen-ng=127.0.0.1:2223"\n'
+
+# Debian's packages for a target; says what is missing where it may not install.
+apt-%:
+	@tools/bootstrap $*
 
 # A stamp for each step, so that a second run finds nothing to do.
 $(VENV)/.made:
@@ -49,34 +53,29 @@ build: $(VENV)/.built ## the daemon, runnable as .venv/bin/rtpengine
 run: build ## start the daemon with ARGS
 	@exec $(VENV)/bin/rtpengine $(ARGS)
 
-demo: build ## three calls through the daemon with real speech; ARGS=--keep leaves it up
-	@tools/bootstrap demo
+demo: apt-demo build ## three calls through the daemon with real speech; ARGS=--keep leaves it up
 	@$(PYTHON) tests/demo/demo.py $(ARGS)
 
-test: build $(VENV)/.needs-test ## every test, with coverage; as root also in network namespaces
-	@tools/bootstrap test
+test: apt-test build $(VENV)/.needs-test ## every test, with coverage; as root also in network namespaces
 	@$(PYTHON) -m pytest --cov --cov-report=term $(ARGS)
 
 check: build $(VENV)/.needs-test ## the quick tests, under a minute
 	@$(PYTHON) -m pytest -q tests/unit tests/packetpath $(ARGS)
 
-lint: build $(VENV)/.needs-lint ## ruff, mypy --strict, C warnings as errors
-	@tools/bootstrap lint
+lint: apt-lint build $(VENV)/.needs-lint ## ruff, mypy --strict, C warnings as errors
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(CC) $(C_WARNINGS) -fsyntax-only $(wildcard daemon/packetpath/*.c bench/*.c)
+	$(CC) $(C_WARNINGS) -Ikernel-module -fsyntax-only $(wildcard daemon/packetpath/*.c bench/*.c)
 
 install: build ## into DESTDIR, as /usr/sbin/rtpengine
 	@tools/install-tree $(PYTHON) '$(DESTDIR)' '$(PREFIX)'
 
-bench: build ## against Debian's rtpengine-daemon, as ratios (about 25 minutes)
-	@tools/bootstrap bench
+bench: apt-bench build ## against Debian's rtpengine-daemon, as ratios (about 25 minutes)
 	@$(MAKE) --no-print-directory -s -C bench
 	@$(PYTHON) bench/bench.py $(ARGS)
 
-bench-quick: build ## a smoke test of the benchmark, whose numbers are no measurement
-	@tools/bootstrap bench
+bench-quick: apt-bench build ## a smoke test of the benchmark, whose numbers are no measurement
 	@$(MAKE) --no-print-directory -s -C bench
 	@$(PYTHON) bench/bench.py --quick $(ARGS)
 
