@@ -309,7 +309,9 @@ def _ipv6(name: str, value: str) -> str:
     return str(address)
 
 
-_ENDPOINT = re.compile(r"(?:(?P<ip>[0-9.]+):|\[(?P<ip6>[0-9A-Fa-f:.]+)\]:)?(?P<port>[1-9][0-9]{0,4})", re.ASCII)
+_ENDPOINT = re.compile(
+    r"(?:(?P<ip>[0-9.]+):|\[(?P<ip6>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\]:)?(?P<port>[1-9][0-9]{0,4})", re.ASCII
+)
 
 
 def _endpoint(name: str, value: str) -> ListenEndpoint:

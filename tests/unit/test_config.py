@@ -1,0 +1,351 @@
+"""The command line: every option, every rule of its syntax, every message and their order."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from rtpengine import __version__, config
+from rtpengine.config import Config, ConfigError, ListenEndpoint
+from rtpengine.media import Learning
+
+LEAST = ["--ip=192.0.2.1", "--listen-ng=127.0.0.1:2223"]
+DEFAULTS = Config(
+    table=0,
+    no_fallback=False,
+    ip="192.0.2.1",
+    advertised_ip="192.0.2.1",
+    ip6=None,
+    advertised_ip6=None,
+    listen_ng=ListenEndpoint("127.0.0.1", 2223),
+    tos=0,
+    timeout_s=60,
+    silent_timeout_s=3600,
+    pidfile=None,
+    foreground=False,
+    port_min=30000,
+    port_max=40000,
+    log_level=6,
+    log_stderr=False,
+    log_facility="daemon",
+    num_threads=min(len(os.sched_getaffinity(0)), 64),
+    endpoint_learning=Learning.HEURISTIC,
+    poll_pause_us=config.DEFAULT_POLL_PAUSE_US,
+    trust_sdp=False,
+    control_allow=(),
+    control_allow_implied=False,
+)
+
+
+def test_defaults() -> None:
+    assert config.parse(LEAST) == DEFAULTS
+
+
+# Long name, short name, a value, the fields that it sets.
+OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("table", "t", "5", {"table": 5}),
+    ("table", "t", "-1", {"table": -1}),
+    ("ip", "i", "192.0.2.9", {"ip": "192.0.2.9", "advertised_ip": "192.0.2.9"}),
+    ("advertised-ip", "a", "203.0.113.1", {"advertised_ip": "203.0.113.1"}),
+    ("ip6", "I", "2001:DB8:0::1", {"ip6": "2001:db8::1", "advertised_ip6": "2001:db8::1"}),
+    ("ip6", "I", "[2001:db8::1]", {"ip6": "2001:db8::1", "advertised_ip6": "2001:db8::1"}),
+    ("listen-ng", "n", "127.0.0.2:1", {"listen_ng": ListenEndpoint("127.0.0.2", 1)}),
+    ("listen-ng", "n", "[::1]:65535", {"listen_ng": ListenEndpoint("::1", 65535)}),
+    ("tos", "T", "184", {"tos": 184}),
+    ("timeout", "o", "10", {"timeout_s": 10}),
+    ("timeout", "o", "0", {}),
+    ("timeout", "o", "-5", {}),
+    ("silent-timeout", "s", "20", {"silent_timeout_s": 20}),
+    ("silent-timeout", "s", "-1", {}),
+    ("pidfile", "p", "/run/x.pid", {"pidfile": "/run/x.pid"}),
+    ("pidfile", "p", "-x", {"pidfile": os.path.abspath("-x")}),
+    ("port-min", "m", "1", {"port_min": 1}),
+    ("port-max", "M", "65535", {"port_max": 65535}),
+    ("log-level", "L", "7", {"log_level": 7}),
+    ("log-facility", "", "local7", {"log_facility": "local7"}),
+    ("control-allow", "", "192.0.2.4", {"control_allow": (ip_network("192.0.2.4/32"),)}),
+    (
+        "control-allow",
+        "",
+        "192.0.2.4/24, 2001:db8::/32",
+        {"control_allow": (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))},
+    ),
+    *[("endpoint-learning", "", mode.name.lower(), {"endpoint_learning": mode}) for mode in Learning],
+    ("num-threads", "", "64", {"num_threads": 64}),
+    ("poll-pause", "", "0", {"poll_pause_us": 0}),
+]
+FLAGS = [("no-fallback", "F"), ("foreground", "f"), ("log-stderr", ""), ("trust-sdp", "")]
+
+
+@pytest.mark.parametrize(("name", "short", "value", "fields"), OPTIONS, ids=lambda value: str(value)[:30])
+def test_options_with_a_value(name: str, short: str, value: str, fields: dict[str, Any]) -> None:
+    expected = dataclasses.replace(DEFAULTS, **fields)
+    forms = [[f"--{name}={value}"], [f"--{name}", value]]
+    if short:
+        forms += [[f"-{short}{value}"], [f"-{short}", value], [f"-f{short}", value, "--no-fallback"]]
+    for form in forms[:4]:
+        assert config.parse(LEAST + form) == expected
+    for form in forms[4:]:
+        assert config.parse(LEAST + form) == dataclasses.replace(expected, foreground=True, no_fallback=True)
+
+
+@pytest.mark.parametrize(("name", "short"), FLAGS)
+def test_flags(name: str, short: str) -> None:
+    fields: dict[str, Any] = {name.replace("-", "_"): True}
+    expected = dataclasses.replace(DEFAULTS, **fields)
+    assert config.parse([f"--{name}", *LEAST]) == expected
+    if short:
+        assert config.parse([f"-{short}{short}", *LEAST]) == expected
+
+
+def test_flags_combine_behind_one_dash() -> None:
+    assert config.parse(["-fFt", "-1", *LEAST]) == dataclasses.replace(
+        DEFAULTS, foreground=True, no_fallback=True, table=-1
+    )
+
+
+def test_a_repeated_option_overrides() -> None:
+    assert config.parse([*LEAST, "-T1", "--tos=2", "-T", "3"]).tos == 3
+
+
+def test_what_is_no_option_is_ignored() -> None:
+    assert config.parse(["start", LEAST[0], "-", "", LEAST[1], "--", "--tos=999", "--nonsense", "-h"]) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0x10", 16), ("0XfF", 255), ("010", 8), ("0", 0), ("00", 0), ("+7", 7), ("-0x10", -16)]
+    + [("2147483647", 2**31 - 1), ("-2147483648", -(2**31)), ("017777777777", 2**31 - 1)],
+)
+def test_integers(text: str, number: int) -> None:
+    assert config.parse([*LEAST, "--table", text]).table == number
+
+
+NOT_INTEGERS = ["", "x", "1x", "1 ", " 1", "1.0", "08", "0x", "0xg", "--1", "1_0", "١", "1e3"]
+TOO_LARGE = ["2147483648", "-2147483649", "0x80000000", "040000000000", "9" * 5000]
+
+
+def stopped(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """Start with arguments that cannot be used; return the one line that says so."""
+    with pytest.raises(SystemExit) as end:
+        config.parse(argv)
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (255, "")
+    assert re.fullmatch(r"rtpengine: [ -~]+\n", err)
+    return err.removeprefix("rtpengine: ").rstrip()
+
+
+@pytest.mark.parametrize("option", ["--table", "--timeout", "--redis-db", "--num-threads", "--poll-pause", "-T"])
+@pytest.mark.parametrize("text", NOT_INTEGERS + TOO_LARGE, ids=lambda text: text[:12])
+def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = stopped(capsys, [*LEAST, option, text])
+    assert message.startswith("--tos:" if option == "-T" else f"{option}:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        # syntax
+        (["--tab=1"], "'--tab': no such option"),
+        (["--Table=1"], "'--Table': no such option"),
+        (["--foreground=yes"], "--foreground: takes no value"),
+        (["-x"], "'-x': no such option"),
+        (["-fx"], "'-x': no such option"),
+        (["-\n"], "'-\\n': no such option"),
+        (["--\udcff=1"], "'--\\udcff': no such option"),
+        (["--table"], "--table: needs a value (INT)"),
+        (["-ft"], "--table: needs a value (INT)"),
+        # addresses
+        *[(["--ip", text], "--ip: ") for text in ("127.1", "10", "0x7f.0.0.1", "192.0.2.01", "192.0.2.1 x", "::1", "")],
+        *[(["--ip", text], "--ip: ") for text in ("0.0.0.0", "224.0.0.1", "239.1.2.3", "255.255.255.255", "a\nb")],
+        (["--advertised-ip=host"], "--advertised-ip: "),
+        (["--advertised-ip=0.0.0.0"], "--advertised-ip: "),
+        *[(["--ip6", text], "--ip6: ") for text in ("::", "[::]", "ff02::1", "192.0.2.1", "[::1", "::1]", "x", "")],
+        *[(["--ip6", text], "--ip6: ") for text in ("::ffff:192.0.2.1", "fe80::1%lo", "[]")],
+        (["--ip6=2001:db8::1", "--advertised-ip6=host"], "--advertised-ip6: "),
+        (["--advertised-ip6=2001:db8::1"], "--advertised-ip6: needs --ip6"),
+        # endpoints
+        *[
+            ([f"--listen-ng={text}"], "--listen-ng: ")
+            for text in (
+                "",
+                "0",
+                "65536",
+                "70000",
+                "2223x",
+                "x",
+                "1.2.3.4",
+                "1.2.3.4:",
+                "1.2.3.4:0",
+                "::1:5",
+                ":5",
+                "-5",
+            )
+        ],
+        *[
+            ([f"--listen-ng={text}"], "--listen-ng: ")
+            for text in ("[::1]", "[::1]:0", "[1:5", "1.2.3:5", "[1.2.3.4]:5")
+        ],
+        *[([f"--listen-udp={text}"], "--listen-udp: '") for text in ("0", "1.2.3.4", "::1:5")],
+        *[([f"--listen-tcp={text}"], "--listen-tcp: '") for text in ("0", "1.2.3.4", "[::1]:5")],
+        *[(["--redis-db=1", f"--redis={text}"], "--redis: '") for text in ("5", "0.0.0.0:5", "[::1]:5", "x")],
+        (["--listen-udp=127.0.0.1:2223"], "--listen-ng: same address and port as --listen-udp"),
+        # ranges
+        *[(["--tos", text], "--tos: ") for text in ("-1", "256")],
+        *[(["--log-level", text], "--log-level: ") for text in ("-1", "8")],
+        *[(["--port-min", text], "--port-min: ") for text in ("0", "65536", "-1")],
+        *[(["--port-max", text], "--port-max: ") for text in ("0", "65536", "30000", "29999")],
+        (["--port-min=30001", "--port-max=30002"], "--port-max: 30001 to 30002 has no even port"),
+        *[(["--num-threads", text], "--num-threads: ") for text in ("0", "65")],
+        *[(["--poll-pause", text], "--poll-pause: ") for text in ("-1", "5001")],
+        (["--redis=127.0.0.1:6379"], "--redis-db: "),
+        (["--redis=127.0.0.1:6379", "--redis-db=-1"], "--redis-db: "),
+        # words
+        (["--log-facility=kern"], "--log-facility: "),
+        (["--endpoint-learning=Off"], "--endpoint-learning: "),
+        *[(["--control-allow", text], "--control-allow: ") for text in ("", "x", "10.0.0.0/33", "10.0.0.0/8,")],
+        (["--pidfile="], "--pidfile: "),
+        # parts that do not exist yet
+        (["--listen-tcp=25060"], "--listen-tcp: the OpenSER mediaproxy protocol is not available in this version"),
+        (["--listen-udp=22222"], "--listen-udp: the rtpproxy protocol is not available in this version"),
+        (["--redis=127.0.0.1:6379", "--redis-db=1"], "--redis: Redis is not available in this version"),
+        (["--redis-db=1"], "--redis-db: Redis is not available in this version"),
+        (["--b2b-url=http://x/"], "--b2b-url: XML-RPC notification is not available in this version"),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_what_ends_start_up(arguments: list[str], start: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stopped(capsys, LEAST + arguments).startswith(start)
+
+
+@pytest.mark.parametrize("extra", [["--listen-udp=22222"], ["--listen-tcp=25060"]])
+def test_another_listener_satisfies_the_check_for_one(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not available" in stopped(capsys, [LEAST[0], *extra])
+
+
+# Mistakes in the order in which they are told, one option each.
+ORDER = [
+    ("--tos=x", "--tos"),
+    ("--ip=x", "--ip"),
+    ("--advertised-ip=x", "--advertised-ip"),
+    ("--ip6=x", "--ip6"),
+    ("--advertised-ip6=x", "--advertised-ip6"),
+    ("--listen-tcp=x", "--listen-tcp"),
+    ("--listen-udp=x", "--listen-udp"),
+    ("--listen-ng=x", "--listen-ng"),
+    ("--tos=256", "--tos"),
+    ("--redis=x", "--redis"),
+    ("--log-level=8", "--log-level"),
+    ("--b2b-url=x", "--b2b-url"),
+]
+
+
+@pytest.mark.parametrize("position", range(len(ORDER)))
+def test_the_first_mistake_in_the_order_of_checks_is_told(position: int, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = [argument for argument, _ in ORDER[position:]]
+    right = [] if position <= 7 else LEAST[1:]
+    message = stopped(capsys, [*right, *reversed(wrong), *(LEAST[:1] if position != 1 else [])])
+    assert message.startswith(f"{ORDER[position][1]}:")
+
+
+def test_mandatory_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert stopped(capsys, []).startswith("--ip:")
+    assert stopped(capsys, ["--listen-ng=x"]).startswith("--ip:")
+    assert stopped(capsys, ["--ip=x"]).startswith("--listen-ng:")
+
+
+@pytest.mark.parametrize("argument", ["--help", "-h", "-?", "-fh"])
+def test_help(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        config.parse(["--ip=nonsense", argument, "--no-such-option"])
+    out, err = capsys.readouterr()
+    assert (end.value.code, err) == (0, "")
+    names = ["version", "table", "no-fallback", "ip", "advertised-ip", "ip6", "advertised-ip6", "listen-tcp"]
+    names += ["listen-udp", "listen-ng", "tos", "timeout", "silent-timeout", "pidfile", "foreground", "port-min"]
+    names += ["port-max", "redis", "redis-db", "b2b-url"]
+    assert re.findall(r"^  -\w, --([\w-]+)", out, re.MULTILINE) == [*names, "log-level", "help"]
+    assert "\n  -t, --table=INT                  K" in out
+    documented = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
+    assert documented <= set(re.findall(r"--([\w-]+)", out))
+
+
+def test_every_option_of_the_help_is_tested_here() -> None:
+    tested = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
+    assert set(config._BY_NAME) - tested - set(config._UNAVAILABLE) == {"help", "version", "advertised-ip6"}
+
+
+def test_both_families_can_be_advertised() -> None:
+    result = config.parse([*LEAST, "-I2001:db8::1", "-A", "2001:db8::2", "-a203.0.113.1"])
+    assert (result.ip, result.advertised_ip) == ("192.0.2.1", "203.0.113.1")
+    assert (result.ip6, result.advertised_ip6) == ("2001:db8::1", "2001:db8::2")
+
+
+@pytest.mark.parametrize("argument", ["--version", "-v", "-fv"])
+def test_version(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        config.parse([argument])
+    out, err = capsys.readouterr()
+    assert (end.value.code, err) == (0, "")
+    assert re.fullmatch(rf"rtpengine {re.escape(__version__)} \(.+\)\n", out)
+
+
+def test_a_syntax_error_comes_before_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert stopped(capsys, ["--version", "--table=x"]).startswith("--table:")
+
+
+@pytest.mark.parametrize(
+    ("listen", "address", "restricted"),
+    [
+        ("2223", "::", True),
+        ("0.0.0.0:2223", "::", True),
+        ("[::]:2223", "::", True),
+        ("192.0.2.1:2223", "192.0.2.1", True),
+        ("[2001:db8::1]:2223", "2001:db8::1", True),
+        ("127.9.9.9:2223", "127.9.9.9", False),
+        ("[::1]:2223", "::1", False),
+    ],
+)
+def test_who_may_control(listen: str, address: str, restricted: bool) -> None:
+    result = config.parse(["-i192.0.2.1", "-n", listen])
+    assert result.listen_ng == ListenEndpoint(address, 2223)
+    assert (result.control_allow_implied, bool(result.control_allow)) == (restricted, restricted)
+    warning = config.control_warning(result)
+    assert warning is None if not restricted else warning and "--control-allow" in warning and address in warning
+    chosen = config.parse(["-i192.0.2.1", "-n", listen, "--control-allow=203.0.113.0/24"])
+    assert (chosen.control_allow, chosen.control_allow_implied) == ((ip_network("203.0.113.0/24"),), False)
+    assert config.control_warning(chosen) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "served"),
+    [("127.0.0.1", True), ("10.9.9.9", True), ("172.31.0.1", True), ("192.168.1.1", True), ("169.254.0.1", True)]
+    + [("::1", True), ("fd00::1", True), ("fe80::1", True)]
+    + [("192.0.2.1", False), ("172.32.0.1", False), ("8.8.8.8", False), ("2001:db8::1", False), ("::2", False)],
+)
+def test_the_implied_networks_are_private(source: str, served: bool) -> None:
+    assert any(ip_address(source) in network for network in config.LOCAL_NETWORKS) is served
+
+
+@pytest.mark.parametrize(
+    ("arguments", "proc_exists", "said"),
+    [
+        (["-t-1"], True, "--table is negative"),
+        (["-t-1", "-F"], False, "--table is negative"),
+        ([], False, "kernel module is not loaded"),
+        (["-t7"], True, "table 7 is not used"),
+    ],
+)
+def test_forwarding_says_why_it_is_in_userspace(arguments: list[str], proc_exists: bool, said: str) -> None:
+    line = config.forwarding(config.parse(LEAST + arguments), proc_exists)
+    assert line.startswith("forwarding in userspace")
+    assert said in line
+
+
+@pytest.mark.parametrize("proc_exists", [False, True])
+def test_no_fallback_refuses_userspace(proc_exists: bool) -> None:
+    with pytest.raises(ConfigError, match="^--no-fallback: kernel table 3"):
+        config.forwarding(config.parse([*LEAST, "-Ft3"]), proc_exists)
