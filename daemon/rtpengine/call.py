@@ -8,8 +8,9 @@ full, opening the ports that it needs, and only then committed, so a failure lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rtpengine import ProtocolError
 from rtpengine.media import (
@@ -32,8 +33,7 @@ from rtpengine.media import (
 RETIREMENT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Party:
+class Party(NamedTuple):
     """What is known about the party that a media faces, from its own words and the SIP proxy's flags.
 
     ``endpoint`` is the last one that was not null; ``protocol`` the RTP transport that it speaks.
@@ -108,8 +108,10 @@ class MediaPorts:
         self.retired.pop(ports, None)
         self.sets = {key: held for key, held in self.sets.items() if held != ports}
 
-    def open_sets(self) -> set[PortSet]:
-        """All sets that hold sockets, retired ones included."""
+    def open_sets(self) -> Collection[PortSet]:
+        """All sets that hold sockets, retired ones included, each once."""
+        if len(self.sets) == 1 and not self.retired:
+            return self.sets.values()
         return {*self.sets.values(), *self.retired}
 
 
@@ -264,7 +266,7 @@ class Call:
         dialogue = Dialogue([offerer, answerer] if side == 0 else [answerer, offerer])
         for section in origin.sections:
             asked, answering = section.sides[side], section.sides[1 - side]
-            pair = (Media(asked.party), Media(replace(answering.party, offer=None, endpoint=None), answering.ports))
+            pair = (Media(asked.party), Media(answering.party._replace(offer=None, endpoint=None), answering.ports))
             dialogue.sections.append(Section(pair if side == 0 else (pair[1], pair[0])))
         return dialogue
 
@@ -298,9 +300,9 @@ class Call:
         is_offer: bool,
     ) -> _Step:
         asking, asked = section.sides[sender], section.sides[1 - sender]
-        speaker = self._speaker(asking.party, offer, how)
-        listener = self._listener(asked.party, speaker, offer, how)
-        speaker, listener = (_mux_of_offer if is_offer else _mux_of_answer)(speaker, listener, offer, how)
+        mux = (_mux_of_offer if is_offer else _mux_of_answer)(asking.party, asked.party, offer, how)
+        speaker = self._speaker(asking.party, offer, how, mux)
+        listener = self._listener(asked.party, speaker, offer, how, mux)
         # The recipient's ports belong to the sender's endpoint; the sender's own wait for the recipient to speak.
         keys = (listener.endpoint, _key(offer))
         if offer.rejected:
@@ -313,28 +315,29 @@ class Call:
             return _Step(section, (speaker, listener), keys, ports, plan)
         return _Step(section, (listener, speaker), (keys[1], keys[0]), (ports[1], ports[0]), plan)
 
-    def _speaker(self, known: Party, offer: MediaOffer, how: Signalling) -> Party:
+    def _speaker(self, known: Party, offer: MediaOffer, how: Signalling, mux: _Mux) -> Party:
         """The sender of this SDP: its own words replace what was known."""
         endpoint = known.endpoint if offer.rejected or offer.held else offer.endpoint
         alias = how.received_from if endpoint is not None and how.received_from != endpoint.address else None
-        return replace(
-            known,
+        return Party(
             offer=offer,
             endpoint=endpoint,
             protocol=offer.protocol if offer.profile else known.protocol,
             family=endpoint.family if endpoint is not None else known.family,
+            rtcp_mux=mux.speaker,
+            mux_fixed=mux.speaker_fixed,
             alias=alias,
             asymmetric=how.asymmetric,
             strict=how.strict_source or self.learning is Learning.HEURISTIC,
             handover=how.media_handover,
         )
 
-    def _listener(self, known: Party, speaker: Party, offer: MediaOffer, how: Signalling) -> Party:
+    def _listener(self, known: Party, speaker: Party, offer: MediaOffer, how: Signalling, mux: _Mux) -> Party:
         """The recipient: what the SIP proxy wants for it, else what it spoke before, else the sender's protocol."""
         protocol = known.protocol if known.offer is not None and known.offer.profile else speaker.protocol
         if how.protocol is not None and offer.profile:
             protocol = how.protocol
-        return replace(known, protocol=protocol, family=self._family(known, how))
+        return known._replace(protocol=protocol, family=self._family(known, how), rtcp_mux=mux.listener)
 
     def _family(self, known: Party, how: Signalling) -> int:
         if how.family is None and how.prefer_ipv6 and IPV6 in self.transport.families:
@@ -407,17 +410,22 @@ class Call:
         """Tell the packet path about every socket that the party of ``media`` may be sending to."""
         sinks = other.ports.current.streams if relayed and other.ports.current is not None else ()
         for ports in media.ports.open_sets():
-            for i, stream in enumerate(ports.streams):
-                self.transport.configure(stream, self._stream_config(media.party, other.party, sinks, i))
+            for pair in range(0, len(ports.streams), 2):
+                config = self._pair_config(media.party, other.party, sinks[pair : pair + 2])
+                for index in (pair, pair + 1):
+                    peer = stream_endpoint(media.party, index)
+                    stream_config = config._replace(peer=peer, rtcp_only=index != pair)
+                    self.transport.configure(ports.streams[index], stream_config)
 
-    def _stream_config(self, party: Party, other: Party, sinks: tuple[int, ...], index: int) -> StreamConfig:
-        pair = index & ~1
-        has_sinks = pair + 1 < len(sinks)
-        rtp_sink = sinks[pair] if has_sinks else 0
-        rtcp_sink = (rtp_sink if other.rtcp_mux else sinks[pair + 1]) if has_sinks else 0
-        rtp = party.offer is None or party.offer.profile is not None
+    def _pair_config(self, party: Party, other: Party, sinks: tuple[int, ...]) -> StreamConfig:
+        """What the RTP and the RTCP socket of one pair have in common; ``sinks`` are the other side's two, if any."""
+        offer = party.offer
+        rtp_sink, rtcp_sink = sinks or (0, 0)
+        if other.rtcp_mux:
+            rtcp_sink = rtp_sink
+        rtp = offer is None or offer.profile is not None
         return StreamConfig(
-            peer=stream_endpoint(party, index),
+            peer=None,
             rtp_sink=rtp_sink,
             rtcp_sink=rtcp_sink if rtp else 0,
             alias=party.alias,
@@ -426,9 +434,8 @@ class Call:
             handover=party.handover,
             asymmetric=party.asymmetric,
             stranger_allowed=party.stranger_allowed,
-            muted=party.offer is not None and party.offer.held,
+            muted=offer is not None and offer.held,
             rtp=rtp,
-            rtcp_only=index != pair,
             rtcp_mux=party.rtcp_mux,
             strip_feedback=party.profile.feedback and not other.profile.feedback,
         )
@@ -454,7 +461,15 @@ def _key(offer: MediaOffer) -> Endpoint | None:
 # rtcp-mux (RFC 5761 5.1.1): each side decides on its own, and the proxy translates between them.
 
 
-def _mux_of_offer(speaker: Party, listener: Party, offer: MediaOffer, how: Signalling) -> tuple[Party, Party]:
+class _Mux(NamedTuple):
+    """Who multiplexes from now on; ``speaker_fixed``: the answer will not change what the speaker is told."""
+
+    speaker: bool
+    speaker_fixed: bool
+    listener: bool
+
+
+def _mux_of_offer(speaker: Party, listener: Party, offer: MediaOffer, how: Signalling) -> _Mux:
     """What the recipient is offered, and what the sender's answer will say about it."""
     offered = listener.rtcp_mux or offer.rtcp_mux
     if how.rtcp_mux & {"offer", "require"}:
@@ -462,17 +477,15 @@ def _mux_of_offer(speaker: Party, listener: Party, offer: MediaOffer, how: Signa
     elif "demux" in how.rtcp_mux:
         offered = False
     if not offer.rtcp_mux:
-        mux, fixed = False, True
-    elif not offered:
-        mux, fixed = "reject" not in how.rtcp_mux, True
-    elif how.rtcp_mux & {"accept", "reject"}:
-        mux, fixed = "accept" in how.rtcp_mux, True
-    else:
-        mux, fixed = speaker.rtcp_mux, False
-    return replace(speaker, rtcp_mux=mux, mux_fixed=fixed), replace(listener, rtcp_mux=offered)
+        return _Mux(speaker=False, speaker_fixed=True, listener=offered)
+    if not offered:
+        return _Mux("reject" not in how.rtcp_mux, speaker_fixed=True, listener=False)
+    if how.rtcp_mux & {"accept", "reject"}:
+        return _Mux("accept" in how.rtcp_mux, speaker_fixed=True, listener=True)
+    return _Mux(speaker.rtcp_mux, speaker_fixed=False, listener=True)
 
 
-def _mux_of_answer(speaker: Party, listener: Party, offer: MediaOffer, _how: Signalling) -> tuple[Party, Party]:
+def _mux_of_answer(speaker: Party, listener: Party, offer: MediaOffer, _how: Signalling) -> _Mux:
     """The answerer has decided for itself, and for the offerer too unless that was fixed when it offered."""
-    mux = listener.rtcp_mux if listener.mux_fixed else offer.rtcp_mux
-    return replace(speaker, rtcp_mux=offer.rtcp_mux), replace(listener, rtcp_mux=mux)
+    told = listener.rtcp_mux if listener.mux_fixed else offer.rtcp_mux
+    return _Mux(offer.rtcp_mux, speaker.mux_fixed, told)

@@ -2,23 +2,17 @@
 
 Signalling produces a :class:`MediaOffer` per ``m=`` line, the call engine answers with a
 :class:`MediaPlan`, and the packet path is told one :class:`StreamConfig` per UDP socket.
+All are named tuples, not frozen dataclasses:
+as immutable, and several times cheaper to build, which happens some twenty times per call.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import ip_address, ip_network
 from typing import NamedTuple, Protocol
 
 IPV4 = 4
 IPV6 = 6
-
-# Addresses that say nothing about where their owner is seen from: RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291.
-_PRIVATE_NETWORKS = {
-    IPV4: [ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16")],
-    IPV6: [ip_network(n) for n in ("fc00::/7", "fe80::/10")],
-}
 
 
 class Endpoint(NamedTuple):
@@ -39,9 +33,21 @@ class Endpoint(NamedTuple):
 
     @property
     def is_private(self) -> bool:
-        """Whether the address can be behind a NAT, so that its packets may come from another one."""
-        address = ip_address(self.address)
-        return any(address in network for network in _PRIVATE_NETWORKS[self.family])
+        """Whether the address can be behind a NAT, so that its packets may come from another one.
+
+        RFC 1918, RFC 6598 and RFC 3927; RFC 4193 and RFC 4291 2.5.6.
+        """
+        if self.family == IPV6:
+            first = int(self.address.partition(":")[0] or "0", 16)
+            return first & 0xFE00 == 0xFC00 or first & 0xFFC0 == 0xFE80
+        one, two = map(int, self.address.split(".", 2)[:2])
+        return (
+            one == 10
+            or (one == 172 and two & 0xF0 == 16)
+            or (one == 192 and two == 168)
+            or (one == 100 and two & 0xC0 == 64)
+            or (one == 169 and two == 254)
+        )
 
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
@@ -95,8 +101,7 @@ class Learning(IntEnum):
     OFF = 3
 
 
-@dataclass(frozen=True, slots=True)
-class MediaOffer:
+class MediaOffer(NamedTuple):
     """What one party said about one media section, free of SDP syntax.
 
     ``endpoint`` is where the party wants its RTP, None where it named no usable address (learn it).
@@ -125,8 +130,7 @@ class MediaOffer:
         return PROFILES.get(self.protocol)
 
 
-@dataclass(frozen=True, slots=True)
-class Signalling:
+class Signalling(NamedTuple):
     """How one offer or answer is to be treated, as the SIP proxy asked in whichever control protocol.
 
     ``family`` (4, 6) and ``protocol`` (upper case) are wanted towards the recipient; None keeps what is known.
@@ -152,8 +156,7 @@ class Signalling:
     via_branch: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MediaPlan:
+class MediaPlan(NamedTuple):
     """What the recipient of a body is told about one section.
 
     ``local`` is the advertised address and RTP port; None where the section is disabled (port 0).
@@ -171,8 +174,7 @@ class MediaPlan:
     held: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StreamConfig:
+class StreamConfig(NamedTuple):
     """What one media socket has to do with the packets that it receives, and with those sent through it.
 
     ``peer`` is where signalling says that the party receives; None: not known yet, nothing is sent.

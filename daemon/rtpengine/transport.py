@@ -36,13 +36,18 @@ class PacketTransport:
         self.families = frozenset(pools)
         self.owners: dict[int, tuple[str, int]] = {}
         """Call-id and local port of each open stream."""
-        # Called for every stream of every offer and answer: bound once, they cost no further call.
-        self.configure: Callable[[int, StreamConfig], None] = path.configure
+        self._configs: dict[int, StreamConfig] = {}
         self.state: Callable[[int], StreamState] = path.state
 
     def advertised(self, family: int) -> str:
         """The address that SDP names for our side."""
         return self._advertised[family]
+
+    def configure(self, stream: int, config: StreamConfig) -> None:
+        """Bring a stream in line with ``config``; skipped where it is already so."""
+        if self._configs.get(stream) != config:
+            self._path.configure(stream, config)
+            self._configs[stream] = config
 
     def last_packet(self, stream: int) -> float:
         """When the stream last accepted a packet, in monotonic seconds; 0.0 before the first."""
@@ -77,4 +82,5 @@ class PacketTransport:
         for stream in ports.streams:
             self._path.close_stream(stream)
             del self.owners[stream]
+            self._configs.pop(stream, None)
         self._pools[ports.family].give_back(ports.port, len(ports.streams) // 2, self._now())
