@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
+
 from rtpengine import __version__, config
 from rtpengine.config import Config, ConfigError, ListenEndpoint
 from rtpengine.media import Learning
