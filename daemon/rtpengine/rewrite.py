@@ -12,7 +12,7 @@ from rtpengine import ProtocolError
 from rtpengine.media import DIRECTIONS, PROFILES, Endpoint, MediaOffer, MediaPlan, Signalling
 from rtpengine.sdp import MediaDescription, Part, Session, SessionDescription, is_bundle, join_lines
 
-# RFC 8839 5, draft-rtcweb-trickle: no ICE agent sits here, so none may be promised to the recipient.
+# RFC 8839 5 and RFC 8840: no ICE agent sits here, so none may be promised to the recipient.
 _ICE = {
     "a=candidate",
     "a=end-of-candidates",
@@ -32,7 +32,7 @@ _REMOVED_FROM_SESSION = frozenset(_ICE | _DTLS | _RTP | {f"a={name}" for name in
 _REMOVED_FROM_RTP = _REMOVED_FROM_SESSION | {"a=rtcp"}
 _REMOVED_FROM_OPAQUE = frozenset(_ICE)
 
-_DISCARD_PORT = 9  # RFC 9429 4.1.17: with the null address, "I do not know yet"
+_DISCARD_PORT = 9  # RFC 9429: with the null address, "I do not know yet"
 
 
 def offers(sdp: SessionDescription, how: Signalling) -> list[MediaOffer]:
@@ -46,9 +46,7 @@ def offers(sdp: SessionDescription, how: Signalling) -> list[MediaOffer]:
     return [_offer(section, how) for section in sdp.media]
 
 
-def rewrite(
-    sdp: SessionDescription, how: Signalling, plans: Sequence[MediaPlan], fallback: str | None = None
-) -> bytes:
+def rewrite(sdp: SessionDescription, how: Signalling, plans: Sequence[MediaPlan], fallback: str | None = None) -> bytes:
     """The body for the recipient: ``sdp`` with our addresses, ports and profiles, one plan per m= line (sdp.md 6).
 
     A missing line terminator at the end of the body is added.
@@ -62,7 +60,7 @@ def rewrite(
     for session in sdp.sessions:
         own = plans[first : first + len(session.media)]
         first += len(own)
-        address = _address(own, how, fallback)
+        address = _address([*own, *plans], how, fallback)
         out += _session(session, own, how, address)
         for section, plan in zip(session.media, own, strict=True):
             out += _section(section, plan, how, address)
