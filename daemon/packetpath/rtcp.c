@@ -50,7 +50,7 @@ size_t rtcp_strip_feedback(uint8_t *data, size_t len)
 		}
 		from += part;
 	}
-	if (to == 0)
+	if (to == 0 && from > 0)
 		return 0;
 	memmove(data + to, data + from, len - from);
 	return to + len - from;

@@ -159,6 +159,8 @@ static bool valid_address(const struct pp_address *address, bool need_port)
 
 static int check(int64_t id, const struct pp_config *config)
 {
+	if (id <= 0)
+		return -ENOENT;
 	if (!valid_address(&config->peer, true) || !valid_address(&config->alias, false) ||
 	    config->learning > PP_LEARN_OFF || config->flags >= PP_F_STRIP_FEEDBACK << 1 ||
 	    config->rtp_sink < 0 || config->rtcp_sink < 0)
