@@ -220,11 +220,13 @@ def set_up_under_load(bench: Bench) -> None:
             load.start(n * 100, args.secs)
             made.append(Churn(relay, rate=args.busy_rate).run(args.secs - 0.2))
             busy.append(load.finish())
-    name = f"rtp/{n} during {args.busy_rate:g} set-ups/s"
+    name = f"set-up/{n} during {args.busy_rate:g}/s"
     report.raw[name] = {"calm": calm, "busy": busy, "made": made}
     report.judge(name, calm + busy)
     _judge_replies(report, name, made)
     report.put(f"{name} loss", loss_percent(busy), "%", "lower")
+    offered = (median(calm + busy, "sent_pps") or 0) / n
+    report.put(f"{name.split()[0]} offered load reached", offered, "%", "info")
     report.put(f"{name} set-ups", median(made, "per_s"), "/s", "info")
     for label, key in LATENCIES[:3]:
         before, during = median(calm, "lat_us", key), median(busy, "lat_us", key)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from report import Reports, format_value, values_of
 
 OURS, PEERS, FLOOR = "ours", ("peer", "peer, default threads"), "floor"
+FULL_LOAD = 98  # percent of the nominal rate, from which on a paced point is what it says
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ GOALS = [
     Goal("relayed 1 s after an overload (%)", "flood-rtp/500 relayed of normal load 1 s after overload", "", 100, True),
     Goal("relayed 1 s after a 7 s stop (%)", "rtp/500 relayed of normal load 1 s after 7 s stop", "", 100, True),
     Goal("CPU per offer+answer+delete", "ng/100 est/1 out cpu/call", "peer", 1.5),
-    Goal("loss while calls are set up (%)", "rtp/1000 during 100 set-ups/s loss", "", 0),
-    Goal("p99 latency added meanwhile (us)", "rtp/1000 during 100 set-ups/s latency p99 added", "", 2000),
+    Goal("loss while calls are set up (%)", "set-up/1000 during 100/s loss", "", 0),
+    Goal("p99 latency added meanwhile (us)", "set-up/1000 during 100/s latency p99 added", "", 2000),
     Goal("memory per call", "memory per call", "peer", 0.8),
     # a cost that does not grow measures as 1 within what the machine's caches and noise make of it
     Goal("CPU per call, 5000 calls in place over 100", "ng cpu/call, most calls over fewest", "", 1.1),
@@ -69,6 +70,8 @@ def verdicts(reports: Reports) -> Iterator[Verdict]:
         ours = _middle(reports, OURS, goal.metric)
         if ours is None:
             yield Verdict(goal, None, None, None, "not measured, or withheld for loss")
+        elif slow := _short_of_load(reports, goal):
+            yield Verdict(goal, ours, None, None, f"invalid: the generator reached {slow:.0f} % of the load")
         elif goal.against == "peer":
             yield _against_peer(goal, ours, reports)
         elif goal.against == "floor":
@@ -85,6 +88,14 @@ def _against_peer(goal: Goal, ours: float, reports: Reports) -> Verdict:
     if not other:
         return Verdict(goal, ours, other, None, "the peer has no figure: withheld for loss, or nothing relayed")
     return Verdict(goal, ours, other, ours / other)
+
+
+def _short_of_load(reports: Reports, goal: Goal) -> float | None:
+    """How much of the nominal load was offered to the worst served, where that is too little to say anything."""
+    offered = f"{goal.metric.split()[0]} offered load reached"
+    names = {"peer": (OURS, PEERS[0]), "floor": (OURS, FLOOR)}.get(goal.against, (OURS,))
+    reached = [value for name in names if (value := _middle(reports, name, offered)) is not None]
+    return min(reached) if reached and min(reached) < FULL_LOAD else None
 
 
 def _best(reports: Reports, goal: Goal) -> float | None:
