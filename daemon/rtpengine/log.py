@@ -124,7 +124,7 @@ class SyslogHandler(logging.Handler):
     drops the message, and says how many were lost as soon as one passes again.
     """
 
-    def __init__(self, facility: int, path: str = SYSLOG_SOCKET) -> None:
+    def __init__(self, facility: int, path: str) -> None:
         super().__init__()
         self._facility = facility
         self._path = path
@@ -177,7 +177,7 @@ def setup(level: int, facility: str = "daemon", *, foreground: bool, log_stderr:
         stream.setFormatter(JournalFormatter() if journal else LevelFormatter())
         handlers.append(stream)
     if not log_stderr and not journal and (not foreground or os.path.exists(SYSLOG_SOCKET)):
-        handlers.append(SyslogHandler(FACILITIES[facility]))
+        handlers.append(SyslogHandler(FACILITIES[facility], SYSLOG_SOCKET))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

@@ -99,14 +99,19 @@ def raise_limits() -> int:
 
     A limit is never lowered, and what is refused stays as it was.
     """
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    _set_limit(resource.RLIMIT_CORE, resource.RLIM_INFINITY) or _set_limit(resource.RLIMIT_CORE, hard)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # the hard limit itself is what an unprivileged process can have
+    # the hard limit is what an unprivileged process can have
     for wanted in sorted({*_OPEN_FILES, hard}, reverse=True):
-        if soft >= wanted:
-            break
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+        if soft >= wanted or _set_limit(resource.RLIMIT_NOFILE, wanted, max(wanted, hard)):
             break
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _set_limit(which: int, soft: int, hard: int | None = None) -> bool:
+    try:
+        resource.setrlimit(which, (soft, soft if hard is None else hard))
+    except (OSError, ValueError):
+        return False
+    return True
