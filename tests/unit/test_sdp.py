@@ -365,7 +365,8 @@ def test_bundle_groups(groups: list[str], bundles: list[list[str]], is_bundled: 
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [("BUNDLE", True), ("BUNDLE 0\r", True), ("BUNDLE\r", True), ("bundle 0", False), ("", False)]
+    ("value", "expected"),
+    [("BUNDLE", True), ("BUNDLE 0\r", True), ("BUNDLE\r", True), ("bundle 0", False), ("", False)],
 )
 def test_is_bundle(value: str, expected: bool) -> None:
     assert is_bundle(value) is expected
