@@ -23,6 +23,7 @@ MAX_REPLY = 65_507
 MAX_REQUEST = 65_535
 MAX_COOKIE = 1_024
 MAX_IDENTIFIER = 1_024
+MAX_ADDRESS = 64
 MAX_DEPTH = 16
 MAX_ELEMENTS = 1_024
 
@@ -320,9 +321,14 @@ def _mandatory(request: _Request, key: tuple[bytes, ...], reason: str) -> str:
     return value
 
 
-@lru_cache(maxsize=1024)
 def _address(text: bytes) -> str | None:
     """The canonical text of an IPv4 or IPv6 address, None if it is neither or is bound to an interface."""
+    # nothing long may occupy the cache
+    return _parse_address(text) if len(text) <= MAX_ADDRESS else None
+
+
+@lru_cache(maxsize=1024)
+def _parse_address(text: bytes) -> str | None:
     try:
         address = ip_address(text.decode("ascii").strip("[]"))
     except ValueError:

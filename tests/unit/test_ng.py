@@ -315,6 +315,7 @@ def test_every_spelling_of_the_identifiers(form: str, joint: str) -> None:
         ({"media address": "2001:DB8::2"}, {"media_address": "2001:db8::2"}),
         ({"media address": "proxy.example"}, {}),
         ({"media address": b"\xff"}, {}),
+        ({"media address": "[" * 40 + "192.0.2.1" + "]" * 40}, {}),
         # words with few values
         ({"transport protocol": "udp/tls/rtp/savpf"}, {"protocol": "UDP/TLS/RTP/SAVPF"}),
         ({"transport protocol": "RTP/XYZ"}, {}),
