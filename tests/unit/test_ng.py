@@ -184,9 +184,9 @@ def test_parse_tells_what_is_wrong(wire: bytes, reason: str) -> None:
     assert str(caught.value) == reason
 
 
-def nested(levels: int, opening: bytes) -> bytes:
+def nested(levels: int, opening: bytes, innermost: bytes) -> bytes:
     """A ping with something nested in it, ``levels`` deep with the request itself."""
-    return b"d7:command4:ping1:a" + opening * (levels - 2) + b"le" + b"e" * (levels - 1)
+    return b"d7:command4:ping1:a" + opening * (levels - 2) + innermost + b"e" * (levels - 1)
 
 
 def many(count: int, element: bytes) -> bytes:
@@ -197,7 +197,7 @@ def many(count: int, element: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("fits", "exceeds"),
     [
-        *[(nested(16, opening), nested(17, opening)) for opening in (b"l", b"d1:x")],
+        *[(nested(16, *kind), nested(17, *kind)) for kind in ((b"l", b"le"), (b"d1:x", b"de"))],
         *[(many(1024, element), many(1025, element)) for element in (b"0:", b"i1e", b"le", b"de")],
         (b"d7:command4:pinge" + b" " * 65518, b"d7:command4:pinge" + b" " * 65519),
     ],
