@@ -6,6 +6,16 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A loaded machine is slow now and then, which says nothing about the code; in CI every run tries the same.
+settings.register_profile(
+    "project",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("CI") == "true",
+)
+settings.load_profile("project")
 
 # How the reason of a skip begins that is accepted even where every tool has to be there.
 ALLOWED_SKIPS = ("needs hardware",)
