@@ -57,6 +57,7 @@ struct batch {
 	struct iovec out_iov[BATCH];
 	struct mmsghdr out[BATCH];
 	union pp_sockaddr send_to;
+	socklen_t send_to_len;
 	struct stream *sink;
 	unsigned int pending;
 };

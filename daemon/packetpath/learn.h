@@ -55,13 +55,10 @@ struct learn_candidate {
 	uint16_t count;			/* 0: unused */
 };
 
+/* What every packet reads comes first, to lie on few cache lines. */
 struct learn {
-	struct pp_address peer;		/* where signalling says the party is; family 0: unknown */
-	struct pp_address alias;
-	struct pp_address local;	/* our own, never learned as a stranger's */
-	struct pp_address send_to;
 	struct pp_address accept_from;	/* family 0: nobody yet */
-	uint64_t started_ns;
+	struct pp_address send_to;
 	uint64_t heard_ns;		/* last packet from accept_from */
 	uint32_t flags;			/* PP_F_* */
 	uint32_t ssrc;			/* last heard from accept_from */
@@ -70,6 +67,10 @@ struct learn {
 	uint8_t mode;			/* enum pp_learning */
 	uint8_t rank;			/* enum learn_rank of accept_from */
 	uint8_t confirmed;
+	struct pp_address peer;		/* where signalling says the party is; family 0: unknown */
+	struct pp_address alias;
+	struct pp_address local;	/* our own, never learned as a stranger's */
+	uint64_t started_ns;
 	struct learn_candidate candidates[4];	/* LEARN_CANDIDATES */
 };
 

@@ -87,6 +87,19 @@ static void count(struct worker *w, struct stream *s, uint32_t len)
 	w->stats.bytes += len;
 }
 
+static int send_some(struct batch *b, unsigned int first)
+{
+	struct iovec *iov = &b->out_iov[first];
+	unsigned int n = b->pending - first, i;
+
+	if (n == 1)
+		return sendto(b->sink->fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT,
+			      &b->send_to.any, b->send_to_len) < 0 ? -1 : 1;
+	for (i = first; i < b->pending; i++)
+		b->out[i].msg_hdr.msg_namelen = b->send_to_len;
+	return sendmmsg(b->sink->fd, b->out + first, n, MSG_DONTWAIT);
+}
+
 /* Send what is pending; a refusing system costs packets, never the stream. */
 static void flush(struct worker *w, struct stream *s)
 {
@@ -95,10 +108,7 @@ static void flush(struct worker *w, struct stream *s)
 	int sent;
 
 	while (done < b->pending) {
-		if (b->pending - done == 1)
-			sent = sendmsg(b->sink->fd, &b->out[done].msg_hdr, MSG_DONTWAIT) < 0 ? -1 : 1;
-		else
-			sent = sendmmsg(b->sink->fd, b->out + done, b->pending - done, MSG_DONTWAIT);
+		sent = send_some(b, done);
 		if (sent <= 0) {
 			drop_as_error(w, s, PP_DROP_SEND);
 			done++;
@@ -114,16 +124,12 @@ static void flush(struct worker *w, struct stream *s)
 static void send_later(struct worker *w, struct stream *s, struct stream *sink, const struct packet *p)
 {
 	struct batch *b = w->batch;
-	socklen_t len;
-	unsigned int i;
 
 	if (b->pending && b->sink != sink)
 		flush(w, s);
 	if (!b->pending) {
 		b->sink = sink;
-		len = address_to_socket(&b->send_to, &sink->learn.send_to);
-		for (i = 0; i < s->read_ahead; i++)
-			b->out[i].msg_hdr.msg_namelen = len;
+		b->send_to_len = address_to_socket(&b->send_to, &sink->learn.send_to);
 	}
 	b->out_iov[b->pending++] = (struct iovec) { p->data, p->len };
 }
@@ -190,18 +196,23 @@ static void route(struct worker *w, struct stream *s, struct packet *p)
 	}
 }
 
+/* One packet is the rule, and recvfrom() reads it with less ado than recvmmsg(). */
 static int receive(struct stream *s, struct batch *b)
 {
+	socklen_t source_len = sizeof(b->source[0]);
 	unsigned int i;
 	ssize_t len;
 
+	if (s->read_ahead == 1) {
+		len = recvfrom(s->fd, b->data[0], PP_PACKET_MAX, MSG_DONTWAIT | MSG_TRUNC,
+			       &b->source[0].any, &source_len);
+		b->in[0].msg_len = len;
+		b->in[0].msg_hdr.msg_flags = len > PP_PACKET_MAX ? MSG_TRUNC : 0;
+		return len < 0 ? -1 : 1;
+	}
 	for (i = 0; i < s->read_ahead; i++)
 		b->in[i].msg_hdr.msg_namelen = sizeof(b->source[i]);
-	if (s->read_ahead > 1)
-		return recvmmsg(s->fd, b->in, s->read_ahead, MSG_DONTWAIT, NULL);
-	len = recvmsg(s->fd, &b->in[0].msg_hdr, MSG_DONTWAIT);
-	b->in[0].msg_len = len;
-	return len < 0 ? -1 : 1;
+	return recvmmsg(s->fd, b->in, s->read_ahead, MSG_DONTWAIT, NULL);
 }
 
 /*
