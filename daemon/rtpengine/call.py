@@ -409,23 +409,23 @@ class Call:
     def _configure(self, media: Media, other: Media, *, relayed: bool) -> None:
         """Tell the packet path about every socket that the party of ``media`` may be sending to."""
         sinks = other.ports.current.streams if relayed and other.ports.current is not None else ()
+        party, configure = media.party, self.transport.configure
         for ports in media.ports.open_sets():
             for pair in range(0, len(ports.streams), 2):
-                config = self._pair_config(media.party, other.party, sinks[pair : pair + 2])
-                for index in (pair, pair + 1):
-                    peer = stream_endpoint(media.party, index)
-                    stream_config = config._replace(peer=peer, rtcp_only=index != pair)
-                    self.transport.configure(ports.streams[index], stream_config)
+                rtp = self._stream_config(party, other.party, pair, sinks[pair : pair + 2])
+                configure(ports.streams[pair], rtp)
+                rtcp_peer = stream_endpoint(party, pair + 1)
+                configure(ports.streams[pair + 1], rtp._replace(peer=rtcp_peer, rtcp_only=True))
 
-    def _pair_config(self, party: Party, other: Party, sinks: tuple[int, ...]) -> StreamConfig:
-        """What the RTP and the RTCP socket of one pair have in common; ``sinks`` are the other side's two, if any."""
+    def _stream_config(self, party: Party, other: Party, pair: int, sinks: tuple[int, ...]) -> StreamConfig:
+        """What the RTP socket of a pair has to do; ``sinks`` are the other side's two streams, if any."""
         offer = party.offer
         rtp_sink, rtcp_sink = sinks or (0, 0)
         if other.rtcp_mux:
             rtcp_sink = rtp_sink
         rtp = offer is None or offer.profile is not None
         return StreamConfig(
-            peer=None,
+            peer=stream_endpoint(party, pair),
             rtp_sink=rtp_sink,
             rtcp_sink=rtcp_sink if rtp else 0,
             alias=party.alias,

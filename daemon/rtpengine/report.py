@@ -21,7 +21,6 @@ CODECS = {
 }  # fmt: skip
 
 Counters = dict[str, int]
-_COUNTERS = ("packets", "bytes", "errors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +63,8 @@ class CallReport:
             "totals": {
                 "input": inputs,
                 "output": outputs,
-                "RTP": _sum(inputs["rtp"], outputs["rtp"]),
-                "RTCP": _sum(inputs["rtcp"], outputs["rtcp"]),
+                "RTP": _sum([inputs["rtp"], outputs["rtp"]]),
+                "RTCP": _sum([inputs["rtcp"], outputs["rtcp"]]),
             },
         }
 
@@ -211,9 +210,14 @@ def _counters(state: StreamState) -> Counters:
 
 
 def _totals(sides: list[_Side]) -> dict[str, Counters]:
-    unique = {side.streams: side for side in sides}.values()
-    return {kind: _sum(*(_counters(side.states[i]) for side in unique)) for i, kind in enumerate(("rtp", "rtcp"))}
+    unique = {side.streams: side.states for side in sides}.values()
+    return {kind: _sum([_counters(states[i]) for states in unique]) for i, kind in enumerate(("rtp", "rtcp"))}
 
 
-def _sum(*counters: Counters) -> Counters:
-    return {name: sum(c[name] for c in counters) for name in _COUNTERS}
+def _sum(counters: list[Counters]) -> Counters:
+    packets = octets = errors = 0
+    for one in counters:
+        packets += one["packets"]
+        octets += one["bytes"]
+        errors += one["errors"]
+    return {"packets": packets, "bytes": octets, "errors": errors}
