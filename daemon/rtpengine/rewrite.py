@@ -43,7 +43,7 @@ def offers(sdp: SessionDescription, how: Signalling) -> list[MediaOffer]:
     """
     if how.protocol is not None:
         _require_supported(how.protocol)
-    return [_offer(section, how) for section in sdp.media]
+    return [_offer(session, section, how) for session in sdp.sessions for section in session.media]
 
 
 def rewrite(sdp: SessionDescription, how: Signalling, plans: Sequence[MediaPlan], fallback: str | None = None) -> bytes:
@@ -63,7 +63,7 @@ def rewrite(sdp: SessionDescription, how: Signalling, plans: Sequence[MediaPlan]
         address = _address([*own, *plans], how, fallback)
         out += _session(session, own, how, address)
         for section, plan in zip(session.media, own, strict=True):
-            out += _section(section, plan, how, address)
+            out += _section(session, section, plan, how, address)
     return join_lines(out + sdp.tail)
 
 
@@ -74,33 +74,33 @@ def _require_supported(protocol: str) -> None:
         raise ProtocolError(f"Transport protocol {protocol} is not supported yet")
 
 
-def _offer(section: MediaDescription, how: Signalling) -> MediaOffer:
+def _offer(session: Session, section: MediaDescription, how: Signalling) -> MediaOffer:
     kind, _, pairs, protocol = section.media
     protocol = protocol.upper()
-    direction = section.direction or section.session.direction or DIRECTIONS["sendrecv"]
-    source = _transport(section)
+    direction = section.direction or session.direction or DIRECTIONS["sendrecv"]
+    source = _transport(session, section)
     port = source.media.port
     if port == 0:
         return MediaOffer(kind, None, None, protocol, pairs, direction, rejected=True)
     _require_supported(protocol)
-    endpoint = _endpoint(source, how)
+    endpoint = _endpoint(session, source, how)
     rtcp, rtcp_mux = _rtcp(source, endpoint, how) if protocol in PROFILES else (None, False)
     return MediaOffer(kind, endpoint, rtcp, protocol, pairs, direction, rtcp_mux=rtcp_mux)
 
 
-def _transport(section: MediaDescription) -> MediaDescription:
+def _transport(session: Session, section: MediaDescription) -> MediaDescription:
     """The section whose address and port hold for this one: a bundle-only section (RFC 9143 6) has none of its own."""
     if section.media.port or not section.has("a=bundle-only"):
         return section
     mid = next(section.values("a=mid"), None)
-    for bundle in section.session.bundles:
+    for bundle in session.bundles:
         if mid in bundle:
-            return next((s for s in section.session.media if next(s.values("a=mid"), None) == bundle[0]), section)
+            return next((s for s in session.media if next(s.values("a=mid"), None) == bundle[0]), section)
     return section
 
 
-def _endpoint(section: MediaDescription, how: Signalling) -> Endpoint | None:
-    connection, port = section.connection or section.session.connection, section.media.port
+def _endpoint(session: Session, section: MediaDescription, how: Signalling) -> Endpoint | None:
+    connection, port = section.connection or session.connection, section.media.port
     if connection is not None and connection.is_null and connection.text is not None:
         return None if port == _DISCARD_PORT else Endpoint(connection.text, port)
     if how.received_from is not None and not how.trust_address:
@@ -169,7 +169,9 @@ def _is_opaque_tls(section: MediaDescription) -> bool:
     return "TLS" in protocol and protocol not in PROFILES
 
 
-def _section(section: MediaDescription, plan: MediaPlan, how: Signalling, address: str | None) -> list[str]:
+def _section(
+    session: Session, section: MediaDescription, plan: MediaPlan, how: Signalling, address: str | None
+) -> list[str]:
     lines = section.lines.copy()
     rtp = section.media.protocol.upper() in PROFILES
     lines[0] = _media_line(lines[0], plan, rtp)
@@ -178,10 +180,10 @@ def _section(section: MediaDescription, plan: MediaPlan, how: Signalling, addres
             address = plan.local.address
         _replace_connections(section, lines, address)
     removed = _REMOVED_FROM_RTP if rtp else _REMOVED_FROM_OPAQUE
-    if section.session.is_bundled:
+    if session.is_bundled:
         removed |= _BUNDLE
     lines = [line for line, key in zip(lines, section.keys, strict=True) if key not in removed]
-    return lines + (_rtp_lines(plan) if rtp else _opaque_lines(section))
+    return lines + (_rtp_lines(plan) if rtp else _opaque_lines(session, section))
 
 
 def _media_line(line: str, plan: MediaPlan, rtp: bool) -> str:
@@ -205,9 +207,9 @@ def _rtp_lines(plan: MediaPlan) -> list[str]:
     return lines
 
 
-def _opaque_lines(section: MediaDescription) -> list[str]:
+def _opaque_lines(session: Session, section: MediaDescription) -> list[str]:
     """A section that is not RTP keeps its own direction, and is given the one that has left the session level."""
-    inherited = section.session.direction
+    inherited = session.direction
     return [] if inherited is None or section.direction is not None else [f"a={inherited.attribute}\r"]
 
 

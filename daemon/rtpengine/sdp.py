@@ -129,13 +129,15 @@ class Session(Part):
 
 
 class MediaDescription(Part):
-    """One media section; ``lines[0]`` is its m= line."""
+    """One media section; ``lines[0]`` is its m= line.
 
-    __slots__ = ("media", "session")
+    It does not know its session: a cycle would leave every body to the garbage collector.
+    """
 
-    def __init__(self, lines: list[str], keys: list[str], before: int, session: Session) -> None:
+    __slots__ = ("media",)
+
+    def __init__(self, lines: list[str], keys: list[str], before: int) -> None:
         super().__init__(lines, keys, before)
-        self.session = session
         self.media = _interpret(parse_media_line, lines, 0, before)
         if "o=" in self.present:
             raise _failure(before + keys.index("o="), "o= in a media section")
@@ -226,8 +228,7 @@ def _sessions(lines: list[str]) -> list[Session]:
         if keys[start] == "v=":
             sessions.append(Session(lines[start:end], keys[start:end], start))
         else:
-            session = sessions[-1]
-            session.media.append(MediaDescription(lines[start:end], keys[start:end], start, session))
+            sessions[-1].media.append(MediaDescription(lines[start:end], keys[start:end], start))
     return sessions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from pathlib import Path
 
@@ -337,6 +338,17 @@ def test_values_in_order() -> None:
     assert not part.has("a=xy")
 
 
+def test_a_body_is_freed_without_the_collector() -> None:
+    sdp = parse("m=audio 7000 RTP/AVP 0")
+    gc.collect()
+    gc.disable()
+    try:
+        del sdp
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_first_connection_counts() -> None:
     sdp = parse("c=IN IP4 10.0.0.6", "m=audio 7000 RTP/AVP 0", "c=IN IP6 ::1", "c=IN IP4 10.0.0.7")
     assert sdp.sessions[0].connection == Address(IPV4, "10.0.0.5")
@@ -376,7 +388,7 @@ def test_sessions_share_the_numbering_of_sections() -> None:
     sdp = SessionDescription.parse(b"v=0\nm=audio 1 RTP/AVP\nm=video 2 RTP/AVP\nv=0\nm=audio 3 RTP/AVP\n")
     assert [section.media.port for section in sdp.media] == [1, 2, 3]
     assert [len(session.media) for session in sdp.sessions] == [2, 1]
-    assert sdp.media[2].session is sdp.sessions[1]
+    assert sdp.sessions[1].media == [sdp.media[2]]
 
 
 # Properties
