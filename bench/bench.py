@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -188,18 +189,26 @@ def write_results(args: argparse.Namespace, reports: Reports, text: str) -> None
     path.write_text(json.dumps(everything, indent=1))
     print(f"kept in {path}", file=sys.stderr)
     if args.write_doc:
-        DOCUMENT.write_text(_document(args, text))
+        DOCUMENT.write_text(document(args, reports))
 
 
-def _document(args: argparse.Namespace, text: str) -> str:
-    return (
-        "# Benchmarks\n\n"
+def document(args: argparse.Namespace, reports: Reports) -> str:
+    """The run as docs/benchmarks.md, in lines of at most 120 characters."""
+    about = (
         f"Written by `make bench ARGS=--write-doc` on {time.strftime('%Y-%m-%d')}; what each figure means is in"
-        f" [bench/README.md](../bench/README.md).\n\n"
-        f"Compared: {versions()}, userspace forwarding, each on one CPU of its own.\n"
-        f"Machine: {machine.description()}. Rounds: {args.rounds}. Verdicts take the better of the peer with"
-        " one thread and with its default. Only ratios carry over to another machine.\n\n" + text
+        f" [bench/README.md](../bench/README.md). Compared: {versions()}, userspace forwarding, each on one CPU of its"
+        f" own. Machine: {machine.description()}. {args.rounds} rounds; figures are medians over them, ratios with the"
+        " lowest and the highest round. A ratio is to the better of the peer with one thread and the peer with its"
+        " default. Only ratios carry over to another machine."
     )
+    wrong = problems(reports)
+    remarks = [*(f"PROBLEM: {line}" for line in wrong), *args.remarks, *notes(reports)]
+    parts = ["# Benchmarks", textwrap.fill(about, 110), "## Targets", verdict_table(list(verdicts(reports)))]
+    parts.append("" if wrong else "Every relayed packet was verified: none altered, misrouted or duplicated.")
+    parts += ["## All figures", table(reports, spread=False)]
+    if remarks:
+        parts += ["## Notes", "\n".join(textwrap.fill(f"* {line}", 110, subsequent_indent="  ") for line in remarks)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def main() -> int:

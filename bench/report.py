@@ -75,21 +75,24 @@ def format_value(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def table(reports: Reports) -> str:
-    """Every figure: the median over the rounds, with the lowest and the highest."""
+def format_values(values: Sequence[float], spread: bool = True) -> str:
+    """The median and, where there are several, the lowest and the highest."""
+    if not values:
+        return "-"
+    middle = format_value(statistics.median(values))
+    if not spread or len(values) == 1:
+        return middle
+    return f"{middle} ({format_value(min(values))} .. {format_value(max(values))})"
+
+
+def table(reports: Reports, spread: bool = True) -> str:
+    """Every figure: the median over the rounds and, if wanted, the lowest and the highest."""
     units = {name: m.unit for rounds in reports.values() for one in rounds for name, m in one.metrics.items()}
     rows = ["| metric | unit | " + " | ".join(reports) + " |", "|---|---|" + "---:|" * len(reports)]
     for name, unit in units.items():
-        cells = [_cell(values_of(rounds, name)) for rounds in reports.values()]
+        cells = [format_values(values_of(rounds, name), spread) for rounds in reports.values()]
         rows.append(f"| {name} | {unit} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
-
-
-def _cell(values: list[float]) -> str:
-    if not values:
-        return "-"
-    spread = f" ({format_value(min(values))} .. {format_value(max(values))})" if len(values) > 1 else ""
-    return format_value(statistics.median(values)) + spread
 
 
 class Ratio(NamedTuple):
@@ -104,17 +107,18 @@ class Ratio(NamedTuple):
 def ratios(reports: Reports, first: str, second: str, margin: float) -> dict[str, Ratio]:
     """Compare two targets metric by metric, round by round."""
     found = {}
-    pairs = list(zip(reports[first], reports[second], strict=False))
     for name, metric in reports[first][0].metrics.items():
-        each = [
-            _divide(x.metrics[name].value, y.metrics[name].value)
-            for x, y in pairs
-            if name in x.metrics and name in y.metrics
-        ]
+        each = quotients(reports[first], reports[second], name)
         if each:
             middle = statistics.median(each)
             found[name] = Ratio(middle, min(each), max(each), _ahead(each, metric.better, margin, first, second))
     return found
+
+
+def quotients(first: Sequence[Report], second: Sequence[Report], name: str) -> list[float]:
+    """One metric of the first over that of the second, for each round in which both have it."""
+    pairs = [(x.metrics.get(name), y.metrics.get(name)) for x, y in zip(first, second, strict=False)]
+    return [_divide(x.value, y.value) for x, y in pairs if x and y]
 
 
 def _divide(a: float, b: float) -> float:

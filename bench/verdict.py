@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from report import Reports, format_value, values_of
+from report import Reports, format_value, quotients, values_of
 
 OURS, PEERS, FLOOR = "ours", ("peer", "peer, default threads"), "floor"
 FULL_LOAD = 98  # percent of the nominal rate, from which on a paced point is what it says
@@ -28,13 +28,17 @@ class Goal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a goal; ``measured`` None: the run has no such figure, with the reason in ``remark``."""
+    """What became of a goal; ``measured`` None: the run has no such figure, with the reason in ``remark``.
+
+    ``rounds``: the ratios of the single rounds, where the measured one comes of several.
+    """
 
     goal: Goal
     ours: float | None
     other: float | None
     measured: float | None
     remark: str = ""
+    rounds: Sequence[float] = ()
 
     @property
     def met(self) -> bool | None:
@@ -69,9 +73,9 @@ def verdicts(reports: Reports) -> Iterator[Verdict]:
     for goal in GOALS:
         ours = _middle(reports, OURS, goal.metric)
         if ours is None:
-            yield Verdict(goal, None, None, None, "not measured, or withheld for loss")
+            yield Verdict(goal, None, None, None, "none, or lost packets")
         elif slow := _short_of_load(reports, goal):
-            yield Verdict(goal, ours, None, None, f"invalid: the generator reached {slow:.0f} % of the load")
+            yield Verdict(goal, ours, None, None, f"invalid: {slow:.0f} % of the load")
         elif goal.against == "peer":
             yield _against_peer(goal, ours, reports)
         elif goal.against == "floor":
@@ -86,8 +90,11 @@ def verdicts(reports: Reports) -> Iterator[Verdict]:
 def _against_peer(goal: Goal, ours: float, reports: Reports) -> Verdict:
     other = _best(reports, goal)
     if not other:
-        return Verdict(goal, ours, other, None, "the peer has no figure: withheld for loss, or nothing relayed")
-    return Verdict(goal, ours, other, ours / other)
+        return Verdict(goal, ours, other, None, "peer: none, it lost packets")
+    rounds = []
+    if other == _middle(reports, PEERS[0], goal.metric):
+        rounds = quotients(reports[OURS], reports[PEERS[0]], goal.metric)
+    return Verdict(goal, ours, other, ours / other, rounds=rounds)
 
 
 def _short_of_load(reports: Reports, goal: Goal) -> float | None:
@@ -118,9 +125,10 @@ def verdict_table(found: list[Verdict]) -> str:
         kind = {"peer": "ratio ", "floor": "difference "}.get(one.goal.against, "")
         said = {True: "met", False: "NOT MET", None: one.remark}[one.met]
         wanted = f"{kind}{sign} {one.goal.bound:g}"
-        rows.append(
-            f"| {one.goal.text} | {_show(one.ours)} | {_show(one.other)} | {_show(one.measured)} | {wanted} | {said} |"
-        )
+        measured = _show(one.measured)
+        if len(one.rounds) > 1:
+            measured += f" ({format_value(min(one.rounds))} .. {format_value(max(one.rounds))})"
+        rows.append(f"| {one.goal.text} | {_show(one.ours)} | {_show(one.other)} | {measured} | {wanted} | {said} |")
     return "\n".join(rows)
 
 
