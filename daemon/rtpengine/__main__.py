@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ng_socket = _bind_control(options)
         ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
         if options.pidfile is not None:
-            _write_pidfile(options.pidfile)
+            process.write_pidfile(options.pidfile)
     except config.ConfigError as error:
         config.fail(error)
     log.setup(options.log_level, options.log_facility, foreground=options.foreground, log_stderr=options.log_stderr)
@@ -55,13 +55,6 @@ def _bind_control(options: config.Config) -> socket.socket:
         return control.bind(address, port)
     except OSError as error:
         raise config.ConfigError(f"--listen-ng: cannot listen on {address} port {port}: {error.strerror}") from None
-
-
-def _write_pidfile(path: str) -> None:
-    try:
-        process.write_pidfile(path)
-    except OSError as error:
-        raise config.ConfigError(f"--pidfile: cannot write {path}: {error.strerror}") from None
 
 
 def _warnings(options: config.Config, descriptors: int) -> list[str]:
