@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from rtpengine import __version__
+from rtpengine.call import Call
 from rtpengine.config import Config
 from rtpengine.control import NgListener
 from rtpengine.log import call_context, lower_level, raise_level
@@ -21,7 +22,6 @@ from rtpengine.media import IPV4, IPV6
 from rtpengine.packetpath import PacketPath
 from rtpengine.ports import PortPool
 from rtpengine.service import NgService, log_final_statistics
-from rtpengine.call import Call
 from rtpengine.table import CallTable, Limits
 from rtpengine.transport import PacketTransport
 

@@ -103,8 +103,9 @@ def _endpoint(session: Session, section: MediaDescription, how: Signalling) -> E
     connection, port = section.connection or session.connection, section.media.port
     if connection is not None and connection.is_null and connection.text is not None:
         return None if port == _DISCARD_PORT else Endpoint(connection.text, port)
-    if how.received_from is not None and not how.trust_address:
-        return Endpoint(how.received_from, port)
+    by_name = connection is not None and connection.text is None
+    if how.received_from is not None and (by_name or not how.trust_address):
+        return Endpoint(how.received_from, port)  # a host name is not looked up, and says less than the SIP source
     if connection is None:
         raise ProtocolError("Incomplete SDP specification")
     return None if connection.text is None else Endpoint(connection.text, port)

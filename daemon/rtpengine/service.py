@@ -10,6 +10,7 @@ from typing import Any
 
 from rtpengine import ProtocolError, ng
 from rtpengine.call import Call
+from rtpengine.media import IPV4, MediaPlan, Signalling
 from rtpengine.report import CallReport
 from rtpengine.rewrite import offers, rewrite
 from rtpengine.sdp import SessionDescription
@@ -49,13 +50,17 @@ class NgService:
     def _offer(self, command: ng.Offer, now: float) -> Reply:
         sdp = SessionDescription.parse(command.sdp)
         plans = self.table.offer(command.call_id, command.from_tag, offers(sdp, command.how), command.how, now)
-        return {"result": "ok", "sdp": rewrite(sdp, command.how, plans)}
+        return self._rewritten(sdp, command.how, plans)
 
     def _answer(self, command: ng.Answer, now: float) -> Reply:
         sdp = SessionDescription.parse(command.sdp)
         said = offers(sdp, command.how)
         plans = self.table.answer(command.call_id, command.from_tag, command.to_tag, said, command.how, now)
-        return {"result": "ok", "sdp": rewrite(sdp, command.how, plans)}
+        return self._rewritten(sdp, command.how, plans)
+
+    def _rewritten(self, sdp: SessionDescription, how: Signalling, plans: list[MediaPlan]) -> Reply:
+        fallback = self.table.transport.advertised(IPV4)
+        return {"result": "ok", "sdp": rewrite(sdp, how, plans, fallback)}
 
     def _delete(self, command: ng.Delete, now: float, wall: float) -> Reply:
         try:

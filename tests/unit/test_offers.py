@@ -46,6 +46,13 @@ AUDIO = "m=audio 7000 RTP/AVP 8 0"
         ([AUDIO, "c=IN IP4 media.example.net"], TRUST, None, None, False),
         ([AUDIO], SIP, Endpoint("203.0.113.9", 7000), Endpoint("203.0.113.9", 7001), False),
         ([AUDIO, "c=IN IP4 media.example.net"], SIP, ("203.0.113.9", 7000), ("203.0.113.9", 7001), False),
+        (
+            [AUDIO, "c=IN IP4 media.example.net"],
+            Signalling(received_from="203.0.113.9"),
+            ("203.0.113.9", 7000),
+            ("203.0.113.9", 7001),
+            False,
+        ),
         ([AUDIO], Signalling(trust_address=False), A7000, A7001, False),
         ([AUDIO], Signalling(received_from="203.0.113.9"), A7000, A7001, False),
         # RTCP endpoint, rules 1 to 5

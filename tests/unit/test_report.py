@@ -74,7 +74,8 @@ def test_shape_that_clients_read_today(call: Call) -> None:
     tag = answer["tags"]["b"]
     assert (tag["tag"], tag["created"], tag["in dialogue with"]) == ("b", 1_700_000_000, "a")
     (media,) = tag["medias"]
-    assert (media["index"], media["type"], media["protocol"], media["flags"]) == (1, "audio", "RTP/AVP", ["initialized"])
+    assert (media["index"], media["type"], media["protocol"]) == (1, "audio", "RTP/AVP")
+    assert media["flags"] == ["initialized"]
     rtp, rtcp = media["streams"]
     assert rtp["flags"] == ["RTP", "filled", "confirmed"] and rtcp["flags"] == ["RTCP", "filled", "confirmed"]
     assert rtp["stats"] == {"packets": 20, "bytes": 3440, "errors": 1, "drops": {"source": 2}}
@@ -94,9 +95,7 @@ def test_shape_that_clients_read_today(call: Call) -> None:
         ("x", "", [], 0),
     ],
 )
-def test_orientation(
-    call: Call, from_tag: str, to_tag: str, tags: list[tuple[str, str]], input_packets: int
-) -> None:
+def test_orientation(call: Call, from_tag: str, to_tag: str, tags: list[tuple[str, str]], input_packets: int) -> None:
     answer = report(call).query(from_tag, to_tag)
     assert [(one["tag"], other["tag"]) for one, other in answer["streams"]] == tags
     assert answer["totals"]["input"]["rtp"]["packets"] == input_packets
