@@ -1,0 +1,357 @@
+"""What the documents say, held against the code: options, keys, errors, numbers, file names and whole conversations."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import bencodepy
+import pytest
+from fakes import FakeTransport
+
+import rtpengine
+from rtpengine import ProtocolError, config, control, ng, ports, process, sdp, table
+from rtpengine.__main__ import FEW_DESCRIPTORS
+from rtpengine.call import RETIREMENT_S
+from rtpengine.media import Endpoint, Learning, PortSet, StreamState
+from rtpengine.packetpath import _DROP_REASONS
+from rtpengine.service import NgService
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGE = ROOT / "daemon" / "rtpengine"
+README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "docs" / "ng-protocol.md").read_text()
+MEDIA = (ROOT / "docs" / "media.md").read_text()
+DESIGN = (ROOT / "docs" / "design.md").read_text()
+REFERENCE = README + PROTOCOL + MEDIA
+DOCUMENTS = [ROOT / name for name in ("README.md", "docs/ng-protocol.md", "docs/media.md", "docs/design.md")]
+SOURCES = [
+    p for d in ("daemon", "kernel-module", "tests") for p in (ROOT / d).rglob("*.*") if p.suffix in (".py", ".c", ".h")
+]
+
+OPTIONS = config._OPTIONS + config._MORE_OPTIONS
+MINIMAL = config.parse(["--ip=192.0.2.1", "--listen-ng=127.0.0.1:2223"])
+# Fields of Config whose names differ from the option's, and defaults that are no single value.
+FIELDS = {"timeout": "timeout_s", "silent-timeout": "silent_timeout_s", "poll-pause": "poll_pause_us"}
+DEFAULTS = {
+    **dict.fromkeys(("version", "help"), ""),
+    **dict.fromkeys(("ip", "listen-ng"), "mandatory"),
+    **dict.fromkeys(("listen-tcp", "listen-udp", "redis", "redis-db", "b2b-url"), "none"),
+    "advertised-ip": "as `--ip`",
+    "advertised-ip6": "as `--ip6`",
+    "num-threads": "one per CPU",
+    "control-allow": "see below",
+}
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of any level."""
+    return re.split(r"^#+ ", text.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row but the headings."""
+    lines = text.splitlines()
+    body = [a for a, b in zip(lines, [*lines[1:], ""], strict=True) if a.startswith("|") and not b.startswith("|---")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in body if not row.startswith("|---")]
+
+
+def synopsis(option: config._Option) -> str:
+    short = f"-{option.short}, " if option.short else ""
+    return f"`{short}--{option.name}{'=' + option.metavar if option.metavar else ''}`"
+
+
+def default(name: str) -> str:
+    """What the table should say, read from a Config made of the mandatory options alone."""
+    if name in DEFAULTS:
+        return DEFAULTS[name]
+    value = getattr(MINIMAL, FIELDS.get(name, name.replace("-", "_")))
+    if value is None or value is False:
+        return "off" if value is False else "none"
+    return value.name.lower() if isinstance(value, Learning) else str(value)
+
+
+OPTION_ROWS = {row[0]: row for row in rows(section(README, "Command line"))}
+
+
+def test_options_stand_in_the_order_of_help() -> None:
+    assert list(OPTION_ROWS) == [synopsis(option) for option in OPTIONS]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_an_option_has_its_default_and_says_if_it_is_not_there_yet(option: config._Option) -> None:
+    _, documented, meaning = OPTION_ROWS[synopsis(option)]
+    assert documented == default(option.name)
+    assert meaning.endswith("not in this version") == (option.name in config._UNAVAILABLE)
+
+
+def test_defaults_that_no_field_has() -> None:
+    assert MINIMAL.advertised_ip == MINIMAL.ip
+    assert "num-threads" in {option.name for option in OPTIONS if "one per CPU" in option.text}
+    assert MINIMAL.control_allow == ()
+
+
+NG_SOURCE = (PACKAGE / "ng.py").read_text()
+KEYS = {
+    spelling.decode()
+    for value in vars(ng).values()
+    if isinstance(value, tuple) and value and all(isinstance(form, bytes) for form in value)
+    for spelling in value[:2]
+}
+FLAGS = set(re.findall(r'b"([\w-]+)" (?:not )?in (?:flags|_words)', NG_SOURCE))
+WORDS = [
+    *sorted(KEYS),
+    *sorted(FLAGS),
+    *sorted(word.decode() for word in (*ng._RTCP_MUX_WORDS, *ng._REPLACE_WORDS, *ng._TRANSPORT_WORDS, *ng._ICE_WORDS)),
+    *sorted(command.decode() for command in ng._COMMANDS if b"-" not in command),
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_the_protocol_table_has_every_word(word: str) -> None:
+    protocol = README.partition("\n## The ng protocol\n")[2].partition("\n## ")[0]
+    forms = {word} if word in KEYS else {word, word.replace("-", " ")}
+    assert any(f"`{form}`" in protocol for form in forms)
+
+
+def test_words_were_found_in_the_source() -> None:
+    assert {"media address", "media-address", "call-id", "sdp", "ICE", "rtpp-flags"} <= KEYS
+    assert {"trust-address", "asymmetric", "no-rtcp-attribute", "fatal", "SIP-source-address"} <= FLAGS
+
+
+def reasons() -> set[str]:
+    """The constant start of every reason that a client can be told."""
+    found = set()
+    for name in ("ng", "call", "table", "transport", "ports", "service", "rewrite", "control", "sdp"):
+        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "ProtocolError",
+                "ResourceError",
+                "error",
+                "ng.error",
+            ):
+                argument = node.args[0]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "_mandatory":
+                argument = node.args[2]
+            else:
+                continue
+            if isinstance(argument, ast.JoinedStr):
+                argument = argument.values[0]
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                found.add(argument.value)
+    return found | {table.NOT_FOUND}
+
+
+# sdp.py puts "Failed to parse SDP: line N: " before these.
+SDP_DETAIL = re.compile(r".*\b[moc]=|.*a=rtcp|.*media or transport of")
+# What shares a row of the table with another one.
+SHARED = {
+    "No from-tag in message": "No call-id in message",
+    "No to-tag in message": "No call-id in message",
+    "Failed to parse SDP: more than ": "Failed to parse SDP: ...",
+    "Failed to parse SDP: line ": "Failed to parse SDP: ...",
+    "Value of ": "Value of call-id is too long",
+}
+
+
+@pytest.mark.parametrize("reason", sorted(r for r in reasons() if not SDP_DETAIL.match(r)))
+def test_every_error_is_explained(reason: str) -> None:
+    assert f"`{SHARED.get(reason, reason).rstrip()}" in REFERENCE
+
+
+def test_reasons_were_found_in_the_source() -> None:
+    assert {"Unknown from-tag", "Ran out of ports", "Incomplete SDP specification", "Internal error"} <= reasons()
+
+
+def constant(name: str) -> int:
+    """An integer #define of the packet path."""
+    text = "".join(
+        (ROOT / "daemon" / "packetpath" / file).read_text() for file in ("packetpath.h", "learn.h", "worker.c")
+    )
+    match = re.search(rf"#define {name}\s+(\d+)", text)
+    assert match, name
+    return int(match[1])
+
+
+NUMBERS = [
+    (MEDIA, f"learning window of {constant('PP_LEARN_WINDOW_NS') // 10**9} seconds"),
+    (MEDIA, f"silent for {constant('PP_REBIND_SILENCE_NS') // 10**9} seconds"),
+    (MEDIA, f"takes its place after {constant('LEARN_REBIND_PACKETS')} packets"),
+    (MEDIA, f"send {constant('LEARN_STRANGER_PACKETS')} RTP packets of one SSRC"),
+    (MEDIA, f"(on an RTCP port: {constant('LEARN_STRANGER_RTCP')} RTCP packets)"),
+    (MEDIA, f"Datagrams of up to {constant('PP_PACKET_MAX')} bytes"),
+    (MEDIA, f"until about {constant('GATHER')} of them"),
+    (MEDIA, f"fewer than {constant('GATHER_MIN')} packets"),
+    (MEDIA, f"`--poll-pause` ({config.DEFAULT_POLL_PAUSE_US} microseconds)"),
+    (MEDIA, f"`--timeout` seconds ({config.DEFAULT_TIMEOUT_S})"),
+    (MEDIA, f"`--silent-timeout` seconds ({config.DEFAULT_SILENT_TIMEOUT_S})"),
+    (MEDIA, f"rests for {ports.REST_S:.0f} seconds"),
+    (README, f"rest {ports.REST_S:.0f} seconds"),
+    (README, f"until nothing has come for {RETIREMENT_S:.0f} seconds"),
+    (README, f"1 to {config.MAX_THREADS}"),
+    (README, f"0 (none) to {config.MAX_POLL_PAUSE_US}"),
+    (README, f"| {config.EXIT_FAILURE} | start-up failed"),
+    (README, f"rtpengine {rtpengine.__version__} is ready"),
+    (README, f"more than {ng.MAX_IDENTIFIER} bytes"),
+    (README, f"(up to {max(process._OPEN_FILES)})"),
+    (README, f"fewer than {FEW_DESCRIPTORS} files"),
+    (PROTOCOL, f"| Request | {ng.MAX_REQUEST} bytes |"),
+    (PROTOCOL, f"| Reply | {ng.MAX_REPLY} bytes; "),
+    (PROTOCOL, f"| {ng.MAX_COOKIE} bytes each |"),
+    (PROTOCOL, f"| Nesting of lists and dictionaries | {ng.MAX_DEPTH} |"),
+    (PROTOCOL, f"in one request | {ng.MAX_ELEMENTS} |"),
+    (PROTOCOL, f"{sdp.MAX_SIZE} bytes, {sdp.MAX_LINES} lines, {sdp.MAX_SECTIONS} sections, {sdp.MAX_PAIRS} port pairs"),
+    (PROTOCOL, f"{control.MAX_CACHED_REPLIES} replies"),
+]
+
+
+@pytest.mark.parametrize(("document", "phrase"), NUMBERS, ids=[phrase for _, phrase in NUMBERS])
+def test_numbers_are_those_of_the_code(document: str, phrase: str) -> None:
+    assert phrase in re.sub(r"\s+", " ", document)
+
+
+def test_sizing_counts_the_default_range() -> None:
+    pool = ports.PortPool("127.0.0.1", config.DEFAULT_PORT_MIN, config.DEFAULT_PORT_MAX)
+    assert f"{pool.free} pairs for IPv4 and {pool.free} for IPv6: {pool.free // 2} plain" in re.sub(r"\s+", " ", README)
+
+
+@pytest.mark.parametrize("mode", list(Learning))
+def test_each_learning_mode_is_explained(mode: Learning) -> None:
+    assert f"| `{mode.name.lower()}` |" in README
+    assert f"`{mode.name.lower()}`" in section(MEDIA, "The other modes") or mode is Learning.HEURISTIC
+
+
+def test_each_drop_reason_is_explained() -> None:
+    assert [row[0] for row in rows(section(MEDIA, "Counters"))] == [f"`{reason}`" for reason in _DROP_REASONS]
+
+
+def test_make_targets_are_those_of_the_makefile() -> None:
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    documented = [re.split(r"[ `]", row[0])[2] for row in rows(section(README, "Quick start"))]
+    assert sorted(documented) == sorted(targets)
+
+
+class DocumentedTransport(FakeTransport):
+    """Opens the ports of the documented conversation, and has heard what its statistics say."""
+
+    documented = (31652, 33516)
+
+    def advertised(self, family: int) -> str:
+        return "198.51.100.2"
+
+    def open(self, call_id: str, family: int, pairs: int) -> PortSet:
+        self.next_port = self.documented[len(self.opened)]
+        return super().open(call_id, family, pairs)
+
+    def hear(self) -> None:
+        """250 packets of 172 bytes in five seconds, and two RTCP packets."""
+        for first, address, port in ((33516, "192.0.2.20", 5004), (31652, "203.0.113.30", 6000)):
+            self.states[first] = StreamState(Endpoint(address, port), True, 250, 43000, 0, 5.9, 0, {})
+            self.states[first + 1] = StreamState(Endpoint(address, port + 1), True, 2, 16, 0, 2.7, None, {})
+
+
+def unfold(message: dict[str, Any]) -> dict[str, Any]:
+    """The message as it is sent: an sdp written as a list of lines is one string."""
+    if isinstance(message.get("sdp"), list):
+        return {**message, "sdp": "".join(f"{line}\r\n" for line in message["sdp"])}
+    return message
+
+
+def exchanges() -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Each request of the document with the reply that follows it, None where that is shown elsewhere."""
+    messages = [unfold(json.loads(block)) for block in re.findall(r"```json\n(.*?)```", PROTOCOL, re.DOTALL)]
+    return [
+        (message, following if "result" in following else None)
+        for message, following in zip(messages, [*messages[1:], {}], strict=True)
+        if "command" in message
+    ]
+
+
+def test_the_conversation_is_what_the_code_answers() -> None:
+    transport = DocumentedTransport()
+    calls = table.CallTable(transport, table.Limits(), Learning.HEURISTIC, lambda *_: None)
+    service = NgService(calls)
+    statistics = json.loads(re.findall(r"```json\n(.*?)```", section(PROTOCOL, "Statistics"), re.DOTALL)[0])
+    asked = []
+    for request, documented in exchanges():
+        now = 5.9 if transport.states else 0.0
+        command = ng.parse(bencodepy.encode(request))
+        try:
+            reply = service.execute(command, now, statistics["created"] + now)
+        except ProtocolError as error:
+            reply = ng.error(str(error))
+        wire = bencodepy.decode(ng.serialize(b"1", reply).partition(b" ")[2])
+        assert wire == bencodepy.decode(bencodepy.encode(documented or statistics)), request
+        asked.append(request["command"])
+        if request["command"] == "answer":
+            transport.hear()
+    assert asked == ["ping", "offer", "answer", "query", "delete", "delete", "query"]
+
+
+def test_the_wire_example_is_right() -> None:
+    assert "81_4711_3 d7:command4:pinge\n81_4711_3 d6:result4:ponge" in README
+    cookie, payload = ng.split(b"81_4711_3 d7:command4:pinge")
+    assert isinstance(ng.parse(payload), ng.Ping)
+    assert ng.serialize(cookie, {"result": "pong"}) == b"81_4711_3 d6:result4:ponge"
+
+
+def test_the_error_shown_is_the_one_that_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        config.parse([])
+    assert end.value.code == config.EXIT_FAILURE
+    assert f"`{capsys.readouterr().err.strip()}`" in README
+
+
+def test_example_command_lines_are_accepted() -> None:
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+    commands = [line for line in shell.splitlines() if re.match(r"(\S*/)?rtpengine ", line)]
+    assert len(commands) >= 3
+    for command in commands:
+        config.parse(command.split()[1:])
+
+
+def test_each_status_is_documented() -> None:
+    found = re.findall(r'"([a-z ]+ peer address)"', (PACKAGE / "report.py").read_text())
+    statuses = {text for text in found if not text.startswith("advertised")}
+    assert len(statuses) == 3
+    assert {text for text in statuses if f"`{text}`" in PROTOCOL} == statuses
+
+
+DEFINED = "\n".join(path.read_text() for path in SOURCES)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(?:\w+\.)?(\w+)\(\)`", DESIGN)) - {"epoll_wait"}))
+def test_functions_of_the_design_exist(name: str) -> None:
+    assert re.search(rf"(def {name}\(|^[\w *]*\b{name}\([^;]*$)", DEFINED, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(\w+\.(?:py|c|h))`", DESIGN))))
+def test_files_of_the_design_exist(name: str) -> None:
+    assert name in {path.name for path in SOURCES}
+
+
+def test_the_design_names_every_module() -> None:
+    missing = [
+        p.name for d in (PACKAGE, ROOT / "daemon" / "packetpath") for p in d.glob("*.[pch]*") if p.name not in DESIGN
+    ]
+    assert {name for name in missing if not name.startswith("_packetpath")} == {"learn.h", "rtcp.h"}
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_and_links(path: Path) -> None:
+    text = path.read_text()
+    assert max(map(len, text.splitlines())) <= 120
+    for target, _, fragment in (link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", text)):
+        if "://" in target:
+            continue
+        linked = (path.parent / target) if target else path
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+        assert not fragment or fragment in map(anchor, headings), f"{target}#{fragment}"
