@@ -127,7 +127,7 @@ class Media:
 class Section:
     """Both sides of one m= line: ``sides[0]`` faces the dialogue's first leg."""
 
-    sides: tuple[Media, Media]
+    sides: tuple[Media, Media] = field(default_factory=lambda: (Media(), Media()))
 
     @property
     def rejected(self) -> bool:
@@ -158,6 +158,15 @@ class Dialogue:
     def partner(self, leg: Leg) -> Leg:
         """The other leg."""
         return self.legs[1 - self.side_of(leg)]
+
+
+class _Exchange(NamedTuple):
+    """One offer or answer: the side that speaks, how to treat it, and the first section that it is about."""
+
+    sender: int
+    how: Signalling
+    first: int
+    is_offer: bool
 
 
 @dataclass(slots=True)
@@ -191,30 +200,37 @@ class Call:
         """The leg with this tag, None if there is none; an unnamed leg is never found."""
         return next((leg for leg in self.legs if leg.tag == tag), None) if tag else None
 
-    def offer(self, from_tag: str, offers: list[MediaOffer], how: Signalling, now: float) -> list[MediaPlan]:
+    def offer(
+        self, from_tag: str, offers: list[MediaOffer], how: Signalling, now: float, first: int = 0
+    ) -> list[MediaPlan]:
         """Take an offer (or re-offer) of ``from_tag`` and return what the recipient is to be told, per section.
 
+        ``first`` is the index of the first section that ``offers`` speaks of; other sections stay as they are.
         Raise ResourceError if ports run out; nothing has changed then.
         """
         leg = self.leg(from_tag) or Leg(from_tag, now)
         dialogue = leg.active or Dialogue([leg, Leg("", now)])
-        steps = self._plan(dialogue, dialogue.side_of(leg), offers, how, is_offer=True)
-        self._commit(dialogue, steps, how, now)
+        exchange = _Exchange(dialogue.side_of(leg), how, first, is_offer=True)
+        steps = self._plan(dialogue, offers, exchange)
+        self._commit(dialogue, steps, exchange, now)
         return [step.plan for step in steps]
 
     def answer(
-        self, from_tag: str, to_tag: str, offers: list[MediaOffer], how: Signalling, now: float
+        self, from_tag: str, to_tag: str, offers: list[MediaOffer], how: Signalling, now: float, first: int = 0
     ) -> list[MediaPlan]:
         """Take the answer of ``to_tag`` to the offer of ``from_tag``; return what the offerer is to be told.
+
+        ``first`` as in :meth:`offer`.
 
         Raise ProtocolError if ``from_tag`` is not known, ResourceError if ports run out.
         """
         dialogue = self._dialogue_for_answer(from_tag, to_tag, now)
         offerer = next(leg for leg in dialogue.legs if leg.tag == from_tag)
-        steps = self._plan(dialogue, 1 - dialogue.side_of(offerer), offers, how, is_offer=False)
+        exchange = _Exchange(1 - dialogue.side_of(offerer), how, first, is_offer=False)
+        steps = self._plan(dialogue, offers, exchange)
         partner = dialogue.partner(offerer)
         partner.tag = partner.tag or to_tag
-        self._commit(dialogue, steps, how, now)
+        self._commit(dialogue, steps, exchange, now)
         return [step.plan for step in steps]
 
     def remove_leg(self, leg: Leg) -> bool:
@@ -272,33 +288,21 @@ class Call:
 
     # Plan
 
-    def _plan(
-        self, dialogue: Dialogue, sender: int, offers: list[MediaOffer], how: Signalling, *, is_offer: bool
-    ) -> list[_Step]:
+    def _plan(self, dialogue: Dialogue, offers: list[MediaOffer], exchange: _Exchange) -> list[_Step]:
+        known = dialogue.sections[exchange.first :]
         opened: list[PortSet] = []
         try:
             return [
-                self._plan_section(
-                    dialogue.sections[i] if i < len(dialogue.sections) else Section((Media(), Media())),
-                    sender, offer, how, opened, is_offer=is_offer,
-                )
+                self._plan_section(known[i] if i < len(known) else Section(), offer, exchange, opened)
                 for i, offer in enumerate(offers)
-            ]  # fmt: skip
+            ]
         except BaseException:
             for ports in opened:
                 self.transport.close(ports)
             raise
 
-    def _plan_section(
-        self,
-        section: Section,
-        sender: int,
-        offer: MediaOffer,
-        how: Signalling,
-        opened: list[PortSet],
-        *,
-        is_offer: bool,
-    ) -> _Step:
+    def _plan_section(self, section: Section, offer: MediaOffer, exchange: _Exchange, opened: list[PortSet]) -> _Step:
+        sender, how, _, is_offer = exchange
         asking, asked = section.sides[sender], section.sides[1 - sender]
         mux = (_mux_of_offer if is_offer else _mux_of_answer)(asking.party, asked.party, offer, how)
         speaker = self._speaker(asking.party, offer, how, mux)
@@ -377,8 +381,10 @@ class Call:
 
     # Commit
 
-    def _commit(self, dialogue: Dialogue, steps: list[_Step], how: Signalling, now: float) -> None:
-        for i, step in enumerate(steps):
+    def _commit(self, dialogue: Dialogue, steps: list[_Step], exchange: _Exchange, now: float) -> None:
+        # Where a protocol signals section by section, a later one may come first.
+        dialogue.sections += [Section() for _ in range(len(dialogue.sections), exchange.first)]
+        for i, step in enumerate(steps, exchange.first):
             if i == len(dialogue.sections):
                 dialogue.sections.append(step.section)
             for side, media in enumerate(step.section.sides):
@@ -393,8 +399,8 @@ class Call:
         if dialogue not in self.dialogues:
             self.dialogues.append(dialogue)
             self.legs += [leg for leg in dialogue.legs if leg not in self.legs]
-        if how.via_branch:
-            self.via_branches.add(how.via_branch)
+        if exchange.how.via_branch:
+            self.via_branches.add(exchange.how.via_branch)
         self.last_signal = now
         self._activate(dialogue)
 

@@ -64,14 +64,14 @@ class CallTable:
             raise ProtocolError("Unknown call-id") from None
 
     def offer(
-        self, call_id: str, from_tag: str, offers: list[MediaOffer], how: Signalling, now: float
+        self, call_id: str, from_tag: str, offers: list[MediaOffer], how: Signalling, now: float, first: int = 0
     ) -> list[MediaPlan]:
         """Take an offer, creating the call if need be; see :meth:`Call.offer`. A failed first offer leaves no call."""
         call = self._calls.get(call_id)
         is_new = call is None
         if call is None:
             call = Call(call_id, now, self.learning, self.transport)
-        plans = call.offer(from_tag, offers, how, now)
+        plans = call.offer(from_tag, offers, how, now, first)
         if is_new:
             self._calls[call_id] = call
             log.log(NOTICE, "new call from tag %s", from_tag)
@@ -79,11 +79,18 @@ class CallTable:
         return plans
 
     def answer(
-        self, call_id: str, from_tag: str, to_tag: str, offers: list[MediaOffer], how: Signalling, now: float
+        self,
+        call_id: str,
+        from_tag: str,
+        to_tag: str,
+        offers: list[MediaOffer],
+        how: Signalling,
+        now: float,
+        first: int = 0,
     ) -> list[MediaPlan]:
         """Take an answer; see :meth:`Call.answer`. Raise ProtocolError for an unknown call-id."""
         call = self.find(call_id)
-        plans = call.answer(from_tag, to_tag, offers, how, now)
+        plans = call.answer(from_tag, to_tag, offers, how, now, first)
         self._signalled(call, now)
         return plans
 

@@ -317,6 +317,15 @@ def test_consecutive_ports(call: Call, transport: FakeTransport) -> None:
     assert transport.configs[30007].rtcp_sink == 30003
 
 
+def test_sections_signalled_one_by_one(call: Call, transport: FakeTransport) -> None:
+    assert ports(call.offer("a", [audio(A2)], PLAIN, 1.0, first=1)) == [30000]
+    assert ports(call.offer("a", [audio(A)], PLAIN, 1.0, first=0)) == [30004]
+    assert ports(call.answer("a", "b", [audio(B)], PLAIN, 2.0, first=0)) == [30006]
+    assert ports(call.answer("a", "b", [audio(B2)], PLAIN, 2.0, first=1)) == [30002]
+    assert transport.configs[30004].peer == B and transport.configs[30000].peer == B2
+    assert len(call.dialogues) == 1
+
+
 def test_a_moved_to_ipv6_gets_ipv6_ports(call: Call, transport: FakeTransport) -> None:
     place(call)
     call.offer("a", [audio(A6)], PLAIN, 3.0)
