@@ -52,6 +52,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         logging.getLogger("asyncio").setLevel(logging.WARNING)
         stop = asyncio.Event()
+        # A terminal that closes is no reason to drop calls; nothing is reloaded either.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGUSR1, lower_level)
