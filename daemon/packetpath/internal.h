@@ -41,8 +41,8 @@ struct stream {
 	int fd;
 	uint32_t generation;		/* of the next id of this slot */
 	uint32_t next_free;
-	uint32_t round;			/* of the worker, when last read */
 	uint8_t read_ahead;		/* packets to ask the socket for, 1..BATCH */
+	uint8_t reads;			/* of one packet since it last had no more */
 	uint8_t payload_type;
 	struct learn learn;
 	struct pp_counters counters;
@@ -93,8 +93,6 @@ struct worker {
 	struct batch *batch;
 
 	uint64_t now_ns;
-	uint32_t round;			/* of epoll_wait(), to see which sockets come up again */
-	bool backlog;			/* in this round */
 	uint64_t rate_since_ns;
 	uint64_t rate_packets;
 	uint64_t interval_ns;		/* between packets, 0: not known yet */

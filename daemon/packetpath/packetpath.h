@@ -16,7 +16,7 @@
 
 #define PP_MAX_WORKERS 64
 #define PP_PACKET_MAX 8192		/* longer datagrams are dropped as cut short */
-#define PP_DEFAULT_PAUSE_US 800		/* see worker.c: pause_for_more() */
+#define PP_DEFAULT_PAUSE_US 500		/* see worker.c: pause_for_more() */
 #define PP_MAX_PAUSE_US 10000
 #define PP_LEARN_WINDOW_NS 3000000000
 #define PP_REBIND_SILENCE_NS 2000000000

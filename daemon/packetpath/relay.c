@@ -9,6 +9,8 @@
 #include "rtcp.h"
 #include "rtp.h"
 
+#define PROBE_READS 16			/* single packets before a try at two */
+
 struct packet {
 	uint8_t *data;
 	uint32_t len;
@@ -216,18 +218,17 @@ static int receive(struct stream *s, struct batch *b)
 }
 
 /*
- * Ask a socket for more than one packet only where more are likely to wait: an
- * idle socket costs a system call that finds nothing, or a slower one that does.
+ * One packet is the rule: asking for two where one waits costs half as much again.
+ * So try it now and then, and ask for more and more while more is what comes.
  */
-static void adapt(struct worker *w, struct stream *s, unsigned int got)
+static void adapt(struct stream *s, unsigned int got)
 {
-	bool again = s->round + 1 == w->round || w->backlog;
-
-	if (got < s->read_ahead)
+	if (got < s->read_ahead) {
 		s->read_ahead = s->read_ahead > 1 ? s->read_ahead / 2 : 1;
-	else if (again && s->read_ahead < BATCH)
-		s->read_ahead *= 2;
-	s->round = w->round;
+		s->reads = 0;
+	} else if (s->read_ahead > 1 || ++s->reads == PROBE_READS) {
+		s->read_ahead = s->read_ahead < BATCH ? s->read_ahead * 2 : BATCH;
+	}
 }
 
 /**
@@ -261,6 +262,6 @@ unsigned int relay_read(struct worker *worker, struct stream *stream)
 			drop(worker, stream, PP_DROP_SOURCE);
 	}
 	flush(worker, stream);
-	adapt(worker, stream, got > 0 ? got : 0);
+	adapt(stream, got > 0 ? got : 0);
 	return got > 0 ? got : 0;
 }

@@ -27,7 +27,7 @@
  * save nothing worth waiting for.
  */
 #define GATHER_MIN 4
-#define GATHER 48
+#define GATHER 64
 #define RATE_SPAN_NS 10000000
 
 uint64_t monotonic_ns(void)
@@ -201,7 +201,7 @@ static void pause_for_more(struct worker *w, uint64_t round_start, unsigned int 
 
 	if (length > w->pause_ns)
 		length = w->pause_ns;
-	if (w->backlog || packets >= GATHER || length < GATHER_MIN * w->interval_ns || !w->interval_ns)
+	if (packets >= GATHER || length < GATHER_MIN * w->interval_ns || !w->interval_ns)
 		return;
 	until = timespec_at(round_start + length);
 	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
@@ -234,14 +234,10 @@ static unsigned int serve(struct worker *w, const struct epoll_event *events, in
 	return packets;
 }
 
-static void name_and_raise(const struct worker *w)
+/* Media before signalling; without the privilege it stays as it is. */
+static void raise_priority(void)
 {
-	char name[16];
-
-	snprintf(name, sizeof(name), "rtp-worker/%u", w->index);
-	pthread_setname_np(pthread_self(), name);
 	prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
-	/* Media before signalling; without the privilege it stays as it is. */
 	setpriority(PRIO_PROCESS, syscall(SYS_gettid), NICE);
 }
 
@@ -253,15 +249,13 @@ static void *worker_main(void *arg)
 	unsigned int packets;
 	int n;
 
-	name_and_raise(w);
+	raise_priority();
 	while (!atomic_load(&w->stop)) {
 		n = epoll_wait(w->epoll_fd, events, EVENTS, -1);
 		if (n <= 0)
 			continue;
 		round_start = monotonic_ns();
 		w->now_ns = round_start;
-		w->backlog = n == EVENTS;
-		w->round++;
 		packets = serve(w, events, n);
 		measure(w, packets);
 		if (w->pause_ns)
@@ -273,8 +267,9 @@ static void *worker_main(void *arg)
 /* The thread inherits a full signal mask, so that signals reach Python's main thread. */
 static int start_thread(struct worker *w)
 {
-	sigset_t all, old;
 	pthread_attr_t attr;
+	sigset_t all, old;
+	char name[16];
 	int error;
 
 	sigfillset(&all);
@@ -284,7 +279,11 @@ static int start_thread(struct worker *w)
 	error = pthread_create(&w->thread, &attr, worker_main, w);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
-	return -error;
+	if (error)
+		return -error;
+	snprintf(name, sizeof(name), "rtp-worker/%u", w->index);
+	pthread_setname_np(w->thread, name);
+	return 0;
 }
 
 static void init_lock(struct worker *w)
