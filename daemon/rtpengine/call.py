@@ -255,6 +255,9 @@ class Call:
             for ports in media_ports.open_sets():
                 self.transport.close(ports)
         self.media_ports.clear()
+        # Legs and dialogues name each other; apart, all of the call is freed now and not when the collector comes by.
+        for leg in self.legs:
+            leg.active = None
 
     def medias(self) -> Iterator[tuple[Leg, Media, Media]]:
         """Every media with the leg that it faces and the media of the other side."""

@@ -10,7 +10,6 @@ import heapq
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 
 from rtpengine import NOTICE, ProtocolError
 from rtpengine.call import RETIREMENT_S, Call, Media
@@ -47,8 +46,7 @@ class CallTable:
         self.learning = learning
         self._ended = ended
         self._calls: dict[str, Call] = {}
-        self._checks: list[tuple[float, int, Call]] = []
-        self._sequence = count()
+        self._checks: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -127,8 +125,9 @@ class CallTable:
     def tick(self, now: float) -> None:
         """Look at the calls whose time has come: end those that are dead, close ports that nobody uses."""
         while self._checks and self._checks[0][0] <= now:
-            when, _, call = heapq.heappop(self._checks)
-            if when == call.next_check and self._calls.get(call.call_id) is call:
+            when, call_id = heapq.heappop(self._checks)
+            call = self._calls.get(call_id)
+            if call is not None and when == call.next_check:
                 call.next_check = None
                 self._check(call, now)
 
@@ -159,7 +158,8 @@ class CallTable:
     def _check_at(self, call: Call, when: float) -> None:
         if call.next_check is None or when < call.next_check:
             call.next_check = when
-            heapq.heappush(self._checks, (when, next(self._sequence), call))
+            # By name: the entry of a deleted call must not keep all of it in memory until its time comes.
+            heapq.heappush(self._checks, (when, call.call_id))
 
     def _expiry(self, call: Call) -> float:
         """When the call is dead unless more packets arrive: when its longest-living stream is."""

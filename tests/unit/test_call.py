@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from fakes import FakeTransport
 
@@ -331,6 +333,19 @@ def test_a_moved_to_ipv6_gets_ipv6_ports(call: Call, transport: FakeTransport) -
     call.offer("a", [audio(A6)], PLAIN, 3.0)
     (plan,) = call.answer("a", "b", [audio(B)], PLAIN, 4.0)
     assert plan.local is not None and plan.local.family == IPV6
+
+
+def test_a_closed_call_is_freed_without_the_collector(transport: FakeTransport) -> None:
+    call = Call("c", 0.0, Learning.HEURISTIC, transport)
+    place(call)
+    gc.collect()
+    gc.disable()
+    try:
+        call.close()
+        del call
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_close_closes_everything(call: Call, transport: FakeTransport) -> None:
