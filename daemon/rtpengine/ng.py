@@ -229,17 +229,22 @@ class _Encoder(BencodeEncoder):  # type: ignore[misc, unused-ignore]
 
     def encode_dict(self, x: dict[str, Any], r: Any) -> None:
         r.append(b"d")
-        for key in sorted(x):
+        for key, token in _sorted_tokens(tuple(x)):
             value = x[key]
             kind = type(value)
             if kind is int:
-                r.append(b"%si%de" % (_token(key), value))
+                r.append(b"%si%de" % (token, value))
             elif kind is str:
-                r.append(_token(key) + _token(value))
+                r.append(token + _token(value))
             else:
-                r.append(_token(key))
+                r.append(token)
                 self.encode_func[kind](value, r)
         r.append(b"e")
+
+
+@lru_cache(maxsize=256)
+def _sorted_tokens(keys: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    return [(key, _token(key)) for key in sorted(keys)]
 
 
 @lru_cache(maxsize=4096)
