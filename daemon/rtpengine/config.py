@@ -1,7 +1,7 @@
 """The command line: what can be said there, how it is checked, and the frozen :class:`Config` that comes out.
 
-Scripts rely on the syntax, which no library module reads: long options are never abbreviated, a value may begin
-with a dash (``--table -1``), and arguments that are no options are ignored (daemon-process.md 1.2).
+argparse reads it, with two differences that scripts rely on (daemon-process.md 1.2): a value may begin with a dash
+(``--table -1``), and arguments that are no options are ignored.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, ArgumentTypeError, HelpFormatter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
-from rtpengine import __version__
+from rtpengine import __version__, packetpath
 from rtpengine.log import FACILITIES
 from rtpengine.media import Learning
 
 EXIT_FAILURE = 255
-DEFAULT_POLL_PAUSE_US = 500
-MAX_POLL_PAUSE_US = 5_000
-MAX_THREADS = 64
+DEFAULT_POLL_PAUSE_US = packetpath.DEFAULT_PAUSE_US
+MAX_POLL_PAUSE_US = packetpath.MAX_PAUSE_US
+MAX_THREADS = packetpath.MAX_WORKERS
 DEFAULT_TIMEOUT_S = 60
 DEFAULT_SILENT_TIMEOUT_S = 3_600
 DEFAULT_PORT_MIN = 30_000
@@ -92,16 +94,12 @@ def parse(argv: Sequence[str]) -> Config:
     Raise SystemExit: status 0 after ``--help`` or ``--version``, 255 after one line on standard error.
     """
     try:
-        given = _tokenize(argv)
-        if "help" in given:
-            print(help_text())
-            raise SystemExit(0)
-        if "version" in given:
+        values = _read_syntax(argv)
+        if values.pop("version"):
             print(version_text())
             raise SystemExit(0)
-        values: _Values = {}
         for step in _STEPS:
-            step(given, values)
+            step(values)
         return Config(**values)
     except ConfigError as error:
         fail(error)
@@ -139,23 +137,102 @@ def control_warning(config: Config) -> str | None:
     )
 
 
+def help_text() -> str:
+    """What ``--help`` prints: the options, in the order of the documentation."""
+    return _parser().format_help()
+
+
 def version_text() -> str:
     """One line: name, version and what it runs on."""
     return f"rtpengine {__version__} (Python {platform.python_version()}, {platform.machine()})"
 
 
+# leading zeros aside, 32 bits need 11 digits; int() refuses thousands of them with an error of its own
+_INTEGER = re.compile(r"[+-]?(?:0x[0-9a-f]{1,40}|0[0-7]{0,40}|[1-9][0-9]{0,40})", re.ASCII | re.IGNORECASE)
+
+
+def _integer(value: str) -> int:
+    """Read decimal, ``0x`` hexadecimal or leading-zero octal, of 32 bits."""
+    if _INTEGER.fullmatch(value):
+        number = int(re.sub("^([+-]?0)(?=[0-7])", r"\1o", value), base=0)
+        if -(1 << 31) <= number < 1 << 31:
+            return number
+    raise ArgumentTypeError(f"{value!a} is not an integer of 32 bits")
+
+
+def _ipv4(value: str) -> str:
+    """A unicast IPv4 address in dotted-quad form; raise ValueError, as the other readers in _STEPS do."""
+    address = IPv4Address(value)
+    if address.is_unspecified or address.is_multicast or value == "255.255.255.255":
+        raise ValueError(f"{value} is not an address that media can be sent from")
+    return str(address)
+
+
+def _ipv6(value: str) -> str:
+    """A unicast IPv6 address, which may stand in brackets."""
+    address = IPv6Address(value[1:-1] if value.startswith("[") and value.endswith("]") else value)
+    if address.is_unspecified or address.is_multicast or address.ipv4_mapped or address.scope_id:
+        raise ValueError(f"{value!a} is not an address that media can be sent from")
+    return str(address)
+
+
+_ENDPOINT = re.compile(r"(?:(?P<ip>[0-9.]+):|\[(?P<ip6>[^]%]*:[^]%]*)\]:)?(?P<port>[1-9][0-9]{0,4})")
+
+
+def _endpoint(value: str) -> ListenEndpoint:
+    """``PORT``, ``A.B.C.D:PORT`` or ``[IPv6]:PORT``; the first, and 0.0.0.0, mean any address of both families."""
+    match = _ENDPOINT.fullmatch(value)
+    if match is None or int(match["port"]) > 65_535:
+        raise ValueError(f"{value!a} is not [IP:]PORT with a port of 1 to 65535, IPv6 in brackets")
+    address = str(ip_address(match["ip"] or match["ip6"] or "::"))
+    return ListenEndpoint("::" if address == "0.0.0.0" else address, int(match["port"]))
+
+
+def _endpoint4(value: str) -> ListenEndpoint:
+    if "[" in value:
+        raise ValueError(f"{value!a} is not an IPv4 endpoint")
+    return _endpoint(value)
+
+
+def _within(low: int, high: int) -> Callable[[int], int]:
+    def check(number: int) -> int:
+        if not low <= number <= high:
+            raise ValueError(f"{number} is outside {low} to {high}")
+        return number
+
+    return check
+
+
+def _positive(default: int) -> Callable[[int], int]:
+    """A time-out, where 0 and less have always meant the default."""
+    return lambda number: number if number > 0 else default
+
+
+def _pidfile(value: str) -> str:
+    """An absolute path, since the daemon changes its directory."""
+    if not value:
+        raise ValueError("the name of the file is empty")
+    return os.path.abspath(value)
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    return tuple(ip_network(text.strip(), strict=False) for text in value.split(","))
+
+
 class _Option(NamedTuple):
-    """One row of the option table; ``metavar`` is empty for a flag."""
+    """One row of the option table; ``metavar``, which stands for the type too, is empty for a flag."""
 
     name: str
     short: str
     metavar: str
     text: str
+    default: object = None
 
 
+_CPUS = min(len(os.sched_getaffinity(0)), MAX_THREADS)
 _OPTIONS = (
     _Option("version", "v", "", "Print the version and exit"),
-    _Option("table", "t", "INT", "Kernel table to use, negative for none (0)"),
+    _Option("table", "t", "INT", "Kernel table to use, negative for none (%(default)s)", 0),
     _Option("no-fallback", "F", "", "Refuse to start without kernel forwarding"),
     _Option("ip", "i", "IP", "Local IPv4 address for media (mandatory)"),
     _Option("advertised-ip", "a", "IP", "IPv4 address to write into SDP instead"),
@@ -164,31 +241,33 @@ _OPTIONS = (
     _Option("listen-tcp", "l", "[IP:]PORT", "TCP control port (not in this version)"),
     _Option("listen-udp", "u", "[IP46:]PORT", "UDP control port, rtpproxy (not in this version)"),
     _Option("listen-ng", "n", "[IP46:]PORT", "UDP control port, NG protocol (mandatory)"),
-    _Option("tos", "T", "INT", "TOS octet of sent media packets, 0 to 255 (0)"),
-    _Option("timeout", "o", "SECS", f"End calls without media after this time ({DEFAULT_TIMEOUT_S})"),
-    _Option("silent-timeout", "s", "SECS", f"The same for calls on hold ({DEFAULT_SILENT_TIMEOUT_S})"),
+    _Option("tos", "T", "INT", "TOS octet of sent media packets, 0 to 255 (%(default)s)", 0),
+    _Option("timeout", "o", "SECS", "End calls without media after this time (%(default)s)", DEFAULT_TIMEOUT_S),
+    _Option("silent-timeout", "s", "SECS", "The same for calls on hold (%(default)s)", DEFAULT_SILENT_TIMEOUT_S),
     _Option("pidfile", "p", "FILE", "Write the process id to this file"),
     _Option("foreground", "f", "", "Stay in the foreground"),
-    _Option("port-min", "m", "INT", f"Lowest port for media ({DEFAULT_PORT_MIN})"),
-    _Option("port-max", "M", "INT", f"Highest port for media ({DEFAULT_PORT_MAX})"),
+    _Option("port-min", "m", "INT", "Lowest port for media (%(default)s)", DEFAULT_PORT_MIN),
+    _Option("port-max", "M", "INT", "Highest port for media (%(default)s)", DEFAULT_PORT_MAX),
     _Option("redis", "r", "IP:PORT", "Redis database (not in this version)"),
     _Option("redis-db", "R", "INT", "Number of the Redis database (not in this version)"),
     _Option("b2b-url", "b", "STRING", "XML-RPC URL of a B2BUA (not in this version)"),
-    _Option("log-level", "L", "INT", f"Log up to this level, 0 to 7 ({DEFAULT_LOG_LEVEL})"),
+    _Option("log-level", "L", "INT", "Log up to this level, 0 to 7 (%(default)s)", DEFAULT_LOG_LEVEL),
     _Option("help", "h", "", "Print this list and exit"),
 )
 _MORE_OPTIONS = (
-    _Option("log-facility", "", "NAME", "Syslog facility: daemon, user, local0 ... (daemon)"),
+    _Option("log-facility", "", "NAME", "Syslog facility: daemon, user, local0 ... (%(default)s)", "daemon"),
     _Option("log-stderr", "", "", "Log to standard error instead of syslog"),
     _Option("control-allow", "", "NET[,NET...]", "Sources that control requests are accepted from"),
     _Option("trust-sdp", "", "", "Without a flag, trust the addresses in the SDP"),
-    _Option("endpoint-learning", "", "MODE", "heuristic, delayed, immediate or off (heuristic)"),
-    _Option("num-threads", "", "INT", f"Media threads, 1 to {MAX_THREADS} (one per CPU)"),
-    _Option("poll-pause", "", "USECS", f"Longest pause between polls, 0 for none ({DEFAULT_POLL_PAUSE_US})"),
+    _Option("endpoint-learning", "", "MODE", "heuristic, delayed, immediate or off (%(default)s)", "heuristic"),
+    _Option("num-threads", "", "INT", f"Media threads, 1 to {MAX_THREADS} (one per CPU)", _CPUS),
+    _Option("poll-pause", "", "USECS", "Longest pause between polls, 0 for none (%(default)s)", DEFAULT_POLL_PAUSE_US),
 )
-_BY_NAME = {option.name: option for option in _OPTIONS + _MORE_OPTIONS}
-_BY_SHORT = {option.short: option for option in _OPTIONS if option.short} | {"?": _BY_NAME["help"]}
-_TEXT_COLUMN = 35
+_WITH_VALUE = [option for option in _OPTIONS + _MORE_OPTIONS if option.metavar]
+
+# What argparse checks at once, by metavar; the rest has its turn in _STEPS.
+_INTEGERS = ("INT", "SECS", "USECS")
+_CHOICES = {"NAME": tuple(FACILITIES), "MODE": tuple(mode.name.lower() for mode in Learning)}
 
 # Parts that do not exist yet, in the order of their checks.
 _UNAVAILABLE = {
@@ -200,223 +279,125 @@ _UNAVAILABLE = {
 }
 
 
-def help_text() -> str:
-    """The list of options, in the order and the columns of the documentation."""
-    first, more = ("\n".join(_help_line(option) for option in block) for block in (_OPTIONS, _MORE_OPTIONS))
-    return (
-        "Usage: rtpengine [OPTION...]\n\n"
-        "A media proxy for SIP, controlled by Kamailio or OpenSIPS.\n"
-        f"Defaults are given in parentheses.\n\n{first}\n\nFurther options:\n\n{more}"
+class _Formatter(HelpFormatter):
+    """One line per option, with the long names below each other: ``  -t, --table=INT  Kernel table ...``."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        *short, long = action.option_strings
+        return (f"{short[0]}, " if short else "    ") + long + (f"={action.metavar}" if action.metavar else "")
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="rtpengine",
+        usage="%(prog)s [OPTION...]",
+        description="A media proxy for SIP, controlled by Kamailio or OpenSIPS. Defaults are given in parentheses.",
+        formatter_class=lambda prog: _Formatter(prog, max_help_position=40, width=100),
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
     )
+    for title, options in (("Options", _OPTIONS), ("Further options", _MORE_OPTIONS)):
+        group = parser.add_argument_group(title)
+        for option in options:
+            short = [f"-{option.short}"] if option.short else []
+            group.add_argument(*short, f"--{option.name}", help=option.text, **_kind(option))
+    parser.add_argument("-?", action="help", help=SUPPRESS)
+    return parser
 
 
-def _help_line(option: _Option) -> str:
-    short = f"-{option.short}, " if option.short else "    "
-    value = f"={option.metavar}" if option.metavar else ""
-    return f"  {short}--{option.name}{value} ".ljust(_TEXT_COLUMN) + option.text
-
-
-_Given = Mapping[str, str]
-
-
-def _tokenize(argv: Sequence[str]) -> _Given:
-    """Find the options and their values; a flag has the empty string. Stops at ``--help``."""
-    given: dict[str, str] = {}
-    rest = list(reversed(argv))
-    while rest and (word := rest.pop()) != "--":
-        if word.startswith("--"):
-            _long(word, rest, given)
-        elif word.startswith("-") and word != "-":
-            _cluster(word[1:], rest, given)
-        if "help" in given:
-            break
-    return given
-
-
-def _long(word: str, rest: list[str], given: dict[str, str]) -> None:
-    name, equals, value = word[2:].partition("=")
-    option = _BY_NAME.get(name)
-    if option is None:
-        raise ConfigError(f"{word.partition('=')[0]!a}: no such option")
-    if not option.metavar and equals:
-        raise ConfigError(f"--{name}: takes no value")
-    given[name] = _value(option, value if equals else None, rest)
-
-
-def _cluster(letters: str, rest: list[str], given: dict[str, str]) -> None:
-    """Read ``-fF``, ``-t0`` or ``-t 0``: flags, of which the last may be an option with a value."""
-    while letters:
-        option = _BY_SHORT.get(letters[0])
-        if option is None:
-            raise ConfigError(f"{'-' + letters[0]!a}: no such option")
-        letters = letters[1:]
-        if option.metavar:
-            given[option.name] = _value(option, letters or None, rest)
-            return
-        given[option.name] = ""
-
-
-def _value(option: _Option, value: str | None, rest: list[str]) -> str:
-    """The value behind an option, taken from ``rest`` if it is not attached; integers are checked at once."""
+def _kind(option: _Option) -> dict[str, Any]:
+    """What argparse is told about an option with a value, or about a flag."""
     if not option.metavar:
-        return ""
-    if value is None:
-        if not rest:
-            raise ConfigError(f"--{option.name}: needs a value ({option.metavar})")
-        value = rest.pop()
-    if option.metavar in ("INT", "SECS", "USECS"):
-        _integer(option.name, value)
-    return value
-
-
-_INTEGER = re.compile(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))", re.ASCII)
-
-
-def _integer(name: str, value: str) -> int:
-    """Read decimal, ``0x`` hexadecimal or leading-zero octal, of 32 bits."""
-    match = _INTEGER.fullmatch(value)
-    if match is None:
-        raise ConfigError(f"--{name}: {value!a} is not an integer")
-    sign, hexadecimal, octal, decimal = match.groups()
-    digits, base = next((text, base) for text, base in ((hexadecimal, 16), (octal, 8), (decimal, 10)) if text)
-    # more digits than 32 bits can have in any base; int() refuses thousands of them with an error of its own
-    number = int(sign + digits, base) if len(digits) < 40 else 1 << 32
-    if not -(1 << 31) <= number < 1 << 31:
-        raise ConfigError(f"--{name}: {value!a} does not fit 32 bits")
-    return number
-
-
-def _ipv4(name: str, value: str) -> str:
-    """A unicast IPv4 address in dotted-quad form."""
-    try:
-        address = IPv4Address(value)
-    except ValueError:
-        raise ConfigError(f"--{name}: {value!a} is not an IPv4 address") from None
-    if address.is_unspecified or address.is_multicast or value == "255.255.255.255":
-        raise ConfigError(f"--{name}: {value} is not an address that media can be sent from")
-    return str(address)
-
-
-def _ipv6(name: str, value: str) -> str:
-    """A unicast IPv6 address, which may stand in brackets."""
-    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-    try:
-        address = IPv6Address(bare)
-    except ValueError:
-        raise ConfigError(f"--{name}: {value!a} is not an IPv6 address") from None
-    if address.is_unspecified or address.is_multicast or address.ipv4_mapped or address.scope_id:
-        raise ConfigError(f"--{name}: {value!a} is not an address that media can be sent from")
-    return str(address)
-
-
-_ENDPOINT = re.compile(
-    r"(?:(?P<ip>[0-9.]+):|\[(?P<ip6>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\]:)?(?P<port>[1-9][0-9]{0,4})", re.ASCII
-)
-
-
-def _endpoint(name: str, value: str) -> ListenEndpoint:
-    """``PORT``, ``A.B.C.D:PORT`` or ``[IPv6]:PORT``; the first, and 0.0.0.0, mean any address of both families."""
-    match = _ENDPOINT.fullmatch(value)
-    port = int(match["port"]) if match else 0
-    if match is None or port > 65_535:
-        raise ConfigError(f"--{name}: {value!a} is not {_BY_NAME[name].metavar} with a port of 1 to 65535")
-    try:
-        address = str(ip_address(match["ip"] or match["ip6"] or "::"))
-    except ValueError:
-        raise ConfigError(f"--{name}: the address in {value!a} is not valid") from None
-    return ListenEndpoint("::" if address == "0.0.0.0" else address, port)
-
-
-def _endpoint4(name: str, value: str) -> ListenEndpoint:
-    endpoint = _endpoint(name, value)
-    if "[" in value:
-        raise ConfigError(f"--{name}: {value!a} is not an IPv4 endpoint")
-    return endpoint
-
-
-def _pidfile(name: str, value: str) -> str:
-    """An absolute path, since the daemon changes its directory."""
-    if not value:
-        raise ConfigError(f"--{name}: the name of the file is empty")
-    return os.path.abspath(value)
-
-
-def _networks(name: str, value: str) -> tuple[Network, ...]:
-    try:
-        return tuple(ip_network(text.strip(), strict=False) for text in value.split(","))
-    except ValueError:
-        raise ConfigError(f"--{name}: {value!a} is not a list of networks like 10.0.0.0/8,2001:db8::/32") from None
-
-
-def _within(low: int, high: int) -> Callable[[str, str], int]:
-    def read(name: str, value: str) -> int:
-        number = _integer(name, value)
-        if not low <= number <= high:
-            raise ConfigError(f"--{name}: {number} is outside {low} to {high}")
-        return number
-
-    return read
-
-
-def _seconds(default: int) -> Callable[[str, str], int]:
-    """A time-out, where 0 and less have always meant the default."""
-    return lambda name, value: number if (number := _integer(name, value)) > 0 else default
-
-
-def _one_of(choices: Mapping[str, object]) -> Callable[[str, str], object]:
-    def read(name: str, value: str) -> object:
-        if value not in choices:
-            raise ConfigError(f"--{name}: {value!a} is none of {', '.join(choices)}")
-        return choices[value]
-
-    return read
+        return {"action": "help" if option.name == "help" else "store_true"}
+    checks = {"type": _integer if option.metavar in _INTEGERS else str, "choices": _CHOICES.get(option.metavar)}
+    return {"metavar": option.metavar, "default": option.default, **checks}
 
 
 _Values = dict[str, Any]
-_Step = Callable[[_Given, _Values], None]
+_Step = Callable[[_Values], None]
 
 
-def _read(name: str, reader: Callable[[str, str], object], default: object = None, unit: str = "") -> _Step:
-    """A step that checks one option by itself; its value is filed under the name of the field."""
+def _read_syntax(argv: Sequence[str]) -> _Values:
+    """Every option's value by its name with underscores, a string or an int; raise ConfigError or SystemExit."""
+    try:
+        given, unknown = _parser().parse_known_args(list(_attach_values(argv)))
+    except ArgumentError as error:
+        # argparse names an option by all its spellings
+        raise ConfigError(f"{str(error.argument_name).rpartition('/')[2]}: {error.message}") from None
+    if unknown:
+        raise ConfigError(f"{unknown[0].partition('=')[0]!a}: no such option")
+    for key, value in vars(given).items():
+        if value == []:  # what CPython 3.11 makes of "--"
+            raise ConfigError(f"--{key.replace('_', '-')}: '--' is not a value")
+    return vars(given)
 
-    def step(given: _Given, values: _Values) -> None:
-        values[name.replace("-", "_") + unit] = reader(name, given[name]) if name in given else default
+
+_LONG = {option.short: f"--{option.name}" for option in _WITH_VALUE if option.short}
+_FLAGS = "".join(option.short for option in _OPTIONS if not option.metavar)
+_CLUSTER = re.compile(rf"-([?{_FLAGS}]*)([{''.join(_LONG)}])")
+
+
+def _attach_values(argv: Sequence[str]) -> Iterator[str]:
+    """Put ``--table -1`` as ``--table=-1`` and ``-ft -1`` as ``-f --table=-1``; leave out what is no option.
+
+    Detached, argparse would not take a value that begins with a dash.
+    """
+    names = {f"--{option.name}" for option in _WITH_VALUE}
+    words = iter(argv)
+    for word in takewhile("--".__ne__, words):
+        if cluster := _CLUSTER.fullmatch(word):
+            if cluster[1]:
+                yield f"-{cluster[1]}"
+            word = _LONG[cluster[2]]
+        if word in names:
+            value = next(words, None)
+            yield word if value is None else f"{word}={value}"
+        elif word.startswith("-") and word != "-":
+            yield word
+
+
+def _read(name: str, reader: Callable[[Any], object], unit: str = "") -> _Step:
+    """A step that checks one option by itself and files its value under the field's name, with the unit."""
+    key = name.replace("-", "_")
+
+    def step(values: _Values) -> None:
+        value = values.pop(key)
+        try:
+            values[key + unit] = None if value is None else reader(value)
+        except ValueError as error:
+            raise ConfigError(f"--{name}: {error}") from None
 
     return step
 
 
-def _read_flags(given: _Given, values: _Values) -> None:
-    for name in ("no-fallback", "foreground", "log-stderr", "trust-sdp"):
-        values[name.replace("-", "_")] = name in given
-
-
-def _check_presence(given: _Given, values: _Values) -> None:
-    if "ip" not in given:
+def _check_presence(values: _Values) -> None:
+    if values["ip"] is None:
         raise ConfigError("--ip: a local IPv4 address is mandatory")
-    if not given.keys() & {"listen-tcp", "listen-udp", "listen-ng"}:
+    if values["listen_tcp"] is values["listen_udp"] is values["listen_ng"] is None:
         raise ConfigError("--listen-ng: at least one of the control ports is mandatory")
 
 
-def _check_advertised(given: _Given, values: _Values) -> None:
+def _check_advertised(values: _Values) -> None:
     if values["advertised_ip6"] and not values["ip6"]:
         raise ConfigError("--advertised-ip6: needs --ip6")
     values["advertised_ip"] = values["advertised_ip"] or values["ip"]
     values["advertised_ip6"] = values["advertised_ip6"] or values["ip6"]
 
 
-def _check_listeners(given: _Given, values: _Values) -> None:
+def _check_listeners(values: _Values) -> None:
     if values["listen_ng"] and values["listen_ng"] == values["listen_udp"]:
         raise ConfigError("--listen-ng: same address and port as --listen-udp")
 
 
-def _check_redis(given: _Given, values: _Values) -> None:
+def _check_redis(values: _Values) -> None:
     if values["redis"] and values["redis"].address == "::":
-        raise ConfigError(f"--redis: {given['redis']!a} does not name the address of a server")
-    if values["redis"] and values["redis_db"] < 0:
+        raise ConfigError("--redis: the address of the server is mandatory")
+    if values["redis"] and (values["redis_db"] is None or values["redis_db"] < 0):
         raise ConfigError("--redis-db: a number of 0 or more is mandatory with --redis")
 
 
-def _check_ports(given: _Given, values: _Values) -> None:
+def _check_ports(values: _Values) -> None:
     """There must be an even port and its successor, for RTP and RTCP."""
     low, high = values["port_min"], values["port_max"]
     if low >= high:
@@ -425,17 +406,15 @@ def _check_ports(given: _Given, values: _Values) -> None:
         raise ConfigError(f"--port-max: {low} to {high} has no even port with an odd one behind it")
 
 
-def _check_available(given: _Given, values: _Values) -> None:
+def _check_available(values: _Values) -> None:
     for name, reason in _UNAVAILABLE.items():
-        if name in given:
+        if values.pop(name.replace("-", "_")) is not None:
             raise ConfigError(f"--{name}: {reason} in this version")
-        values.pop(name.replace("-", "_"), None)
 
 
-def _imply_networks(given: _Given, values: _Values) -> None:
-    allow = values["control_allow"]
-    implied = allow is None and not values["listen_ng"].is_loopback
-    values["control_allow"] = LOCAL_NETWORKS if implied else allow or ()
+def _imply_networks(values: _Values) -> None:
+    implied = values["control_allow"] is None and not values["listen_ng"].is_loopback
+    values["control_allow"] = LOCAL_NETWORKS if implied else values["control_allow"] or ()
     values["control_allow_implied"] = implied
 
 
@@ -451,24 +430,20 @@ _STEPS: tuple[_Step, ...] = (
     _read("listen-udp", _endpoint),
     _read("listen-ng", _endpoint),
     _check_listeners,
-    _read("tos", _within(0, 255), 0),
+    _read("tos", _within(0, 255)),
     _read("redis", _endpoint4),
-    _read("redis-db", _integer, -1),
     _check_redis,
-    _read("log-level", _within(0, 7), DEFAULT_LOG_LEVEL),
-    _read("table", _integer, 0),
-    _read("timeout", _seconds(DEFAULT_TIMEOUT_S), DEFAULT_TIMEOUT_S, "_s"),
-    _read("silent-timeout", _seconds(DEFAULT_SILENT_TIMEOUT_S), DEFAULT_SILENT_TIMEOUT_S, "_s"),
+    _read("log-level", _within(0, 7)),
+    _read("timeout", _positive(DEFAULT_TIMEOUT_S), "_s"),
+    _read("silent-timeout", _positive(DEFAULT_SILENT_TIMEOUT_S), "_s"),
     _read("pidfile", _pidfile),
-    _read("port-min", _within(1, 65_535), DEFAULT_PORT_MIN),
-    _read("port-max", _within(1, 65_535), DEFAULT_PORT_MAX),
+    _read("port-min", _within(1, 65_535)),
+    _read("port-max", _within(1, 65_535)),
     _check_ports,
-    _read("log-facility", _one_of({name: name for name in FACILITIES}), "daemon"),
     _read("control-allow", _networks),
-    _read("endpoint-learning", _one_of({mode.name.lower(): mode for mode in Learning}), Learning.HEURISTIC),
-    _read("num-threads", _within(1, MAX_THREADS), min(len(os.sched_getaffinity(0)), MAX_THREADS)),
-    _read("poll-pause", _within(0, MAX_POLL_PAUSE_US), DEFAULT_POLL_PAUSE_US, "_us"),
-    _read_flags,
+    _read("endpoint-learning", lambda name: Learning[name.upper()]),
+    _read("num-threads", _within(1, MAX_THREADS)),
+    _read("poll-pause", _within(0, MAX_POLL_PAUSE_US), "_us"),
     _check_available,
     _imply_networks,
 )

@@ -13,6 +13,7 @@ import pytest
 from rtpengine import __version__, config
 from rtpengine.config import Config, ConfigError, ListenEndpoint
 from rtpengine.media import Learning
+from rtpengine.packetpath import DEFAULT_PAUSE_US, MAX_PAUSE_US, MAX_WORKERS
 
 LEAST = ["--ip=192.0.2.1", "--listen-ng=127.0.0.1:2223"]
 DEFAULTS = Config(
@@ -33,9 +34,9 @@ DEFAULTS = Config(
     log_level=6,
     log_stderr=False,
     log_facility="daemon",
-    num_threads=min(len(os.sched_getaffinity(0)), 64),
+    num_threads=min(len(os.sched_getaffinity(0)), MAX_WORKERS),
     endpoint_learning=Learning.HEURISTIC,
-    poll_pause_us=config.DEFAULT_POLL_PAUSE_US,
+    poll_pause_us=DEFAULT_PAUSE_US,
     trust_sdp=False,
     control_allow=(),
     control_allow_implied=False,
@@ -76,8 +77,9 @@ OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
         {"control_allow": (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))},
     ),
     *[("endpoint-learning", "", mode.name.lower(), {"endpoint_learning": mode}) for mode in Learning],
-    ("num-threads", "", "64", {"num_threads": 64}),
+    ("num-threads", "", str(MAX_WORKERS), {"num_threads": MAX_WORKERS}),
     ("poll-pause", "", "0", {"poll_pause_us": 0}),
+    ("poll-pause", "", str(MAX_PAUSE_US), {"poll_pause_us": MAX_PAUSE_US}),
 ]
 FLAGS = [("no-fallback", "F"), ("foreground", "f"), ("log-stderr", ""), ("trust-sdp", "")]
 
@@ -107,6 +109,16 @@ def test_flags_combine_behind_one_dash() -> None:
     assert config.parse(["-fFt", "-1", *LEAST]) == dataclasses.replace(
         DEFAULTS, foreground=True, no_fallback=True, table=-1
     )
+
+
+def test_the_letter_that_is_no_option_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "x'" in stopped(capsys, [*LEAST, "-fx"])
+
+
+def test_a_value_is_taken_whatever_it_is() -> None:
+    for value in ("-", "--help", "-v", "--pidfile", "-p", "a b", "=", "a=b", "-x y"):
+        for form in (["--pidfile", value], ["-p", value], ["-fp", value], [f"--pidfile={value}"]):
+            assert config.parse([*LEAST, *form]).pidfile == os.path.abspath(value)
 
 
 def test_a_repeated_option_overrides() -> None:
@@ -153,13 +165,21 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         # syntax
         (["--tab=1"], "'--tab': no such option"),
         (["--Table=1"], "'--Table': no such option"),
-        (["--foreground=yes"], "--foreground: takes no value"),
+        (["--foreground=yes"], "--foreground: ignored explicit argument 'yes'"),
         (["-x"], "'-x': no such option"),
-        (["-fx"], "'-x': no such option"),
+        (["-xf"], "'-xf': no such option"),
+        (["-1"], "'-1': no such option"),
+        (["--no such"], "'--no such': no such option"),
+        (["-f-table", "5"], "--foreground: "),
+        (["-f="], "--foreground: "),
         (["-\n"], "'-\\n': no such option"),
         (["--\udcff=1"], "'--\\udcff': no such option"),
-        (["--table"], "--table: needs a value (INT)"),
-        (["-ft"], "--table: needs a value (INT)"),
+        (["--table"], "--table: expected one argument"),
+        (["-ft"], "--table: expected one argument"),
+        (["-p", ""], "--pidfile: the name"),
+        (["--table", "--"], "--table: '--' is not"),
+        (["-t--"], "--table: '--' is not"),
+        (["--control-allow=--"], "--control-allow: '--' "),
         # addresses
         *[(["--ip", text], "--ip: ") for text in ("127.1", "10", "0x7f.0.0.1", "192.0.2.01", "192.0.2.1 x", "::1", "")],
         *[(["--ip", text], "--ip: ") for text in ("0.0.0.0", "224.0.0.1", "239.1.2.3", "255.255.255.255", "a\nb")],
@@ -193,7 +213,7 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         ],
         *[([f"--listen-udp={text}"], "--listen-udp: '") for text in ("0", "1.2.3.4", "::1:5")],
         *[([f"--listen-tcp={text}"], "--listen-tcp: '") for text in ("0", "1.2.3.4", "[::1]:5")],
-        *[(["--redis-db=1", f"--redis={text}"], "--redis: '") for text in ("5", "0.0.0.0:5", "[::1]:5", "x")],
+        *[(["--redis-db=1", f"--redis={text}"], "--redis: ") for text in ("5", "0.0.0.0:5", "[::1]:5", "x")],
         (["--listen-udp=127.0.0.1:2223"], "--listen-ng: same address and port as --listen-udp"),
         # ranges
         *[(["--tos", text], "--tos: ") for text in ("-1", "256")],
@@ -201,8 +221,8 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         *[(["--port-min", text], "--port-min: ") for text in ("0", "65536", "-1")],
         *[(["--port-max", text], "--port-max: ") for text in ("0", "65536", "30000", "29999")],
         (["--port-min=30001", "--port-max=30002"], "--port-max: 30001 to 30002 has no even port"),
-        *[(["--num-threads", text], "--num-threads: ") for text in ("0", "65")],
-        *[(["--poll-pause", text], "--poll-pause: ") for text in ("-1", "5001")],
+        *[(["--num-threads", text], "--num-threads: ") for text in ("0", str(MAX_WORKERS + 1))],
+        *[(["--poll-pause", text], "--poll-pause: ") for text in ("-1", str(MAX_PAUSE_US + 1))],
         (["--redis=127.0.0.1:6379"], "--redis-db: "),
         (["--redis=127.0.0.1:6379", "--redis-db=-1"], "--redis-db: "),
         # words
@@ -269,14 +289,19 @@ def test_help(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     names += ["listen-udp", "listen-ng", "tos", "timeout", "silent-timeout", "pidfile", "foreground", "port-min"]
     names += ["port-max", "redis", "redis-db", "b2b-url"]
     assert re.findall(r"^  -\w, --([\w-]+)", out, re.MULTILINE) == [*names, "log-level", "help"]
-    assert "\n  -t, --table=INT                  K" in out
+    assert "\n  -t, --table=INT                   K" in out
+    assert (
+        f"\n      --poll-pause=USECS            Longest pause between polls, 0 for none ({DEFAULT_PAUSE_US})\n" in out
+    )
+    assert out == config.help_text()
     documented = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
     assert documented <= set(re.findall(r"--([\w-]+)", out))
 
 
 def test_every_option_of_the_help_is_tested_here() -> None:
     tested = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
-    assert set(config._BY_NAME) - tested - set(config._UNAVAILABLE) == {"help", "version", "advertised-ip6"}
+    names = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
+    assert names - tested - set(config._UNAVAILABLE) == {"help", "version", "advertised-ip6"}
 
 
 def test_both_families_can_be_advertised() -> None:
