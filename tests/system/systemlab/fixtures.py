@@ -1,0 +1,102 @@
+"""The fixtures of the system and interop tests; both conftest files take them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from systemlab import netns
+from systemlab.attack import Outcome
+from systemlab.daemon import PROGRAM, Daemon
+from systemlab.media import Dialogue, Party
+from systemlab.netns import Host, Lab
+
+PORTS = ("--port-min=30000", "--port-max=30999")
+MakeParty = Callable[..., Party]
+MakeCall = Callable[..., Dialogue]
+RecordAttack = Callable[[str, str, Outcome], None]
+# What the attacks of this run have measured, for the table at its end.
+ATTACKS: list[tuple[str, str, Outcome]] = []
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The hosts, for the whole run."""
+    if reason := netns.missing_privilege():
+        pytest.skip(reason)
+    if not PROGRAM.exists():
+        pytest.skip(f"there is no daemon at {PROGRAM}; make build makes it")
+    lab = Lab()
+    try:
+        lab.up()
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.fixture(scope="module")
+def start(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons with other options than the module's; all end with the module at the latest."""
+    started: list[Daemon] = []
+
+    def make(*options: str, **about: Any) -> Daemon:
+        started.append(Daemon(lab, tmp_path_factory.mktemp("daemon"), *options, **about))
+        return started[-1]
+
+    yield make
+    for daemon in started:
+        daemon.kill()
+
+
+@pytest.fixture(scope="module")
+def daemon(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """The daemon of a test module, with the module's OPTIONS; it must end in order and without a traceback."""
+    options = getattr(request.module, "OPTIONS", ())
+    daemon = Daemon(lab, tmp_path_factory.mktemp("daemon"), *PORTS, *options)
+    yield daemon
+    assert daemon.alive, daemon.log[-5000:]
+    assert daemon.stop() == 0, daemon.log[-5000:]
+    assert "Traceback" not in daemon.log, daemon.log[-5000:]
+
+
+@pytest.fixture
+def party() -> Iterator[MakeParty]:
+    """Make parties; their sockets are closed after the test."""
+    made: list[Party] = []
+
+    def make(host: Host, family: int = 4, *, kinds: tuple[str, ...] = ("audio",), **about: Any) -> Party:
+        made.append(Party(host, family))
+        for kind in kinds:
+            made[-1].add(kind=kind, **about)
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def call(daemon: Daemon, lab: Lab, party: MakeParty) -> Iterator[MakeCall]:
+    """Make a dialogue between hosts A and B over the module's daemon, not placed yet, deleted after the test."""
+    made: list[Dialogue] = []
+
+    def make(caller: Party | None = None, callee: Party | None = None) -> Dialogue:
+        made.append(Dialogue(daemon.ng, caller or party(lab.a), callee or party(lab.b)))
+        return made[-1]
+
+    yield make
+    for dialogue in made:
+        if daemon.alive:
+            dialogue.ng.command("delete", call_id=dialogue.call_id, from_tag="")
+
+
+@pytest.fixture
+def attack_record() -> RecordAttack:
+    """Note the outcome of an attack for the table."""
+
+    def record(attack: str, variant: str, outcome: Outcome) -> None:
+        ATTACKS.append((attack, variant, outcome))
+
+    return record
