@@ -196,14 +196,14 @@ class PacketPath:
         last, address, port, family = fields[10:14]
         confirmed, payload_type = fields[19:21]
         return StreamState(
-            peer=_endpoint(address, port, family),
-            confirmed=bool(confirmed),
-            packets=packets,
-            bytes=octets,
-            errors=errors,
-            last_packet=last / _NS_PER_S if last else None,
-            payload_type=None if payload_type == _NO_PAYLOAD_TYPE else payload_type,
-            drops=_drops(fields[4:10]),
+            _endpoint(address, port, family),
+            bool(confirmed),
+            packets,
+            octets,
+            errors,
+            last / _NS_PER_S if last else None,
+            None if payload_type == _NO_PAYLOAD_TYPE else payload_type,
+            _drops(fields[4:10]),
         )
 
     def source(self, stream: int) -> Endpoint | None:
