@@ -218,7 +218,7 @@ static int receive(struct stream *s, struct batch *b)
 }
 
 /*
- * One packet is the rule: asking for two where one waits costs half as much again.
+ * One packet is the rule: asking for two where one waits is the dearer call, and in vain.
  * So try it now and then, and ask for more and more while more is what comes.
  */
 static void adapt(struct stream *s, unsigned int got)
