@@ -270,6 +270,8 @@ class Call:
     # Choosing the dialogue (media.md 1)
 
     def _dialogue_for_answer(self, from_tag: str, to_tag: str, now: float) -> Dialogue:
+        if from_tag == to_tag:
+            raise ProtocolError("A party cannot answer itself")
         offerer, answerer = self.leg(from_tag), self.leg(to_tag)
         if offerer is None or offerer.active is None:
             raise ProtocolError("Unknown from-tag")

@@ -7,10 +7,11 @@ import socket
 import time
 from collections.abc import Callable, Collection
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Protocol
 
 from rtpengine import ProtocolError, ResourceError, ng
 from rtpengine.log import RateLimited, call_context
-from rtpengine.service import NgService, Reply
+from rtpengine.service import NgService
 
 log = logging.getLogger(__name__)
 
@@ -51,29 +52,65 @@ class ReplyCache:
         self._current = {}
 
 
-class NgListener:
-    """One UDP socket of the ng protocol.
+class DatagramProtocol(Protocol):
+    """A control protocol whose requests are datagrams: a cookie, and what is asked."""
 
-    Requests from outside ``allowed`` are dropped and counted; empty, it lets everybody in.
-    ``trust_sdp``: addresses in the SDP count where no flag says otherwise.
-    """
+    def split(self, datagram: bytes) -> tuple[bytes, bytes]:
+        """Cookie and request; ProtocolError where there is nothing to reply to."""
+
+    def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
+        """The datagram to reply, and whether a retransmission must get the same one; no client makes it raise."""
+
+    def failure(self, cookie: bytes) -> bytes:
+        """The datagram to reply where answering has failed by our own fault."""
+
+
+class NgProtocol:
+    """The ng protocol. ``trust_sdp``: addresses in the SDP count where no flag says otherwise."""
+
+    split = staticmethod(ng.split)
+
+    def __init__(self, service: NgService, *, trust_sdp: bool = False) -> None:
+        self._service = service
+        self._trust_sdp = trust_sdp
+
+    def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
+        """Run a command; a bad one ends as one error reply."""
+        call_id = ""
+        try:
+            command = ng.parse(request, self._trust_sdp)
+            call_id = getattr(command, "call_id", "")
+            with call_context(call_id):
+                reply = self._service.execute(command, now, wall)
+                log.info("%s from %s: %s", command.name, source, reply["result"])
+                return ng.serialize(cookie, reply), True
+        except (ProtocolError, ResourceError) as error:
+            level = logging.WARNING if isinstance(error, ResourceError) else logging.INFO
+            with call_context(call_id):
+                log.log(level, "refused a request from %s: %s", source, error)
+            return ng.serialize(cookie, ng.error(str(error))), True
+
+    def failure(self, cookie: bytes) -> bytes:
+        """An error reply that says no more than that."""
+        return ng.serialize(cookie, ng.error("Internal error"))
+
+
+class DatagramListener:
+    """One UDP control socket. Requests from outside ``allowed`` are dropped and counted; empty, it lets all in."""
 
     def __init__(
         self,
         sock: socket.socket,
-        service: NgService,
+        protocol: DatagramProtocol,
         allowed: Collection[IPv4Network | IPv6Network],
-        *,
-        trust_sdp: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.sock = sock
         self.cache = ReplyCache()
         self.refused = 0
-        self._service = service
+        self._protocol = protocol
         self._allowed = allowed
-        self._trust_sdp = trust_sdp
         self._monotonic = monotonic
         self._wall = wall
         self._strangers = RateLimited(log, monotonic)
@@ -95,14 +132,13 @@ class NgListener:
             self.refused += 1
             return
         try:
-            cookie, payload = ng.split(datagram)
+            cookie, request = self._protocol.split(datagram)
         except ProtocolError as error:
-            self._strangers.warning("ignored a datagram from %s, which is not of the ng protocol: %s", source[0], error)
+            self._strangers.warning("ignored a datagram from %s: %s", source[0], error)
             return
         reply = self.cache.get(source, cookie)
         if reply is None:
-            reply = ng.serialize(cookie, self._execute(payload, source))
-            self.cache.put(source, cookie, reply)
+            reply = self._execute(cookie, request, source)
         else:
             log.info("repeated a reply to %s, which sent its request again", source[0])
         try:
@@ -114,25 +150,16 @@ class NgListener:
         address = ip_address(source[0].partition("%")[0].removeprefix("::ffff:"))
         return any(address in network for network in self._allowed)
 
-    def _execute(self, payload: bytes, source: Source) -> Reply:
-        """Run a command; whatever goes wrong with it ends as one error reply."""
-        call_id = ""
+    def _execute(self, cookie: bytes, request: bytes, source: Source) -> bytes:
+        """Have a request answered; what our own faults do to it ends here, with a traceback and an error reply."""
         try:
-            command = ng.parse(payload, self._trust_sdp)
-            call_id = getattr(command, "call_id", "")
-            with call_context(call_id):
-                reply = self._service.execute(command, self._monotonic(), self._wall())
-                log.info("%s from %s: %s", type(command).__name__.lower(), source[0], reply["result"])
-                return reply
-        except (ProtocolError, ResourceError) as error:
-            level = logging.WARNING if isinstance(error, ResourceError) else logging.INFO
-            with call_context(call_id):
-                log.log(level, "refused a request from %s: %s", source[0], error)
-            return ng.error(str(error))
+            reply, repeatable = self._protocol.answer(cookie, request, source[0], self._monotonic(), self._wall())
         except Exception:
-            with call_context(call_id):
-                log.exception("internal error on a request from %s", source[0])
-            return ng.error("Internal error")
+            log.exception("internal error on a request from %s", source[0])
+            reply, repeatable = self._protocol.failure(cookie), True
+        if repeatable:
+            self.cache.put(source, cookie, reply)
+        return reply
 
 
 def bind(address: str, port: int) -> socket.socket:

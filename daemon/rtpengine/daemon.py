@@ -16,7 +16,7 @@ from collections.abc import Callable
 from rtpengine import __version__
 from rtpengine.call import Call
 from rtpengine.config import Config
-from rtpengine.control import NgListener
+from rtpengine.control import DatagramListener, NgProtocol
 from rtpengine.log import call_context, lower_level, raise_level
 from rtpengine.media import IPV4, IPV6
 from rtpengine.packetpath import PacketPath
@@ -43,7 +43,8 @@ class Daemon:
         )
         limits = Limits(config.timeout_s, config.silent_timeout_s)
         self.table = CallTable(self.transport, limits, config.endpoint_learning, _log_end)
-        self.ng = NgListener(ng_socket, NgService(self.table), config.control_allow, trust_sdp=config.trust_sdp)
+        ng_protocol = NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp)
+        self.ng = DatagramListener(ng_socket, ng_protocol, config.control_allow)
         self._rotate_at = time.monotonic() + CACHE_GENERATION_S
         self._refused_logged = 0
 

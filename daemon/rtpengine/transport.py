@@ -38,6 +38,7 @@ class PacketTransport:
         """Call-id and local port of each open stream."""
         self._configs: dict[int, StreamConfig] = {}
         self.state: Callable[[int], StreamState] = path.state
+        self.last_packet: Callable[[int], float] = path.last_packet
 
     def advertised(self, family: int) -> str:
         """The address that SDP names for our side."""
@@ -48,10 +49,6 @@ class PacketTransport:
         if self._configs.get(stream) != config:
             self._path.configure(stream, config)
             self._configs[stream] = config
-
-    def last_packet(self, stream: int) -> float:
-        """When the stream last accepted a packet, in monotonic seconds; 0.0 before the first."""
-        return self.state(stream).last_packet or 0.0
 
     def open(self, call_id: str, family: int, pairs: int) -> PortSet:
         """Open ``pairs`` port pairs; all streams of a call go to one worker, so they never wait for another."""
@@ -64,7 +61,8 @@ class PacketTransport:
         port, sockets = pool.take(pairs, self._now())
         streams: list[int] = []
         try:
-            streams += [self._path.open_stream(worker, sock) for sock in sockets]
+            for sock in sockets:
+                streams.append(self._path.open_stream(worker, sock))
         except BaseException:
             for stream in streams:
                 self._path.close_stream(stream)

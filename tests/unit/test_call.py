@@ -204,6 +204,12 @@ class TestForking:
         with pytest.raises(ProtocolError, match="Unknown from-tag"):
             call.answer("x", "y", [audio(B)], PLAIN, 3.0)
 
+    def test_nobody_answers_himself(self, call: Call) -> None:
+        call.offer("a", [audio(A)], PLAIN, 1.0)
+        with pytest.raises(ProtocolError, match="cannot answer itself"):
+            call.answer("a", "a", [audio(B)], PLAIN, 2.0)
+        assert len(call.legs) == 2
+
     def test_removing_one_fork_keeps_the_other(self, call: Call, transport: FakeTransport) -> None:
         place(call)
         call.answer("a", "b2", [audio(B2)], PLAIN, 3.0)

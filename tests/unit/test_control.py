@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rtpengine import ProtocolError, ResourceError, ng
-from rtpengine.control import NgListener, ReplyCache, bind
+from rtpengine.control import DatagramListener, NgProtocol, ReplyCache, bind
 
 PING = b"d7:command4:pinge"
 PONG = b"d6:result4:ponge"
@@ -37,7 +37,7 @@ class Wire:
     def __init__(self, allowed: str = "") -> None:
         self.service = CountingService()
         networks = [ip_network(allowed)] if allowed else []
-        self.listener = NgListener(bind("127.0.0.1", 0), self.service, networks)  # type: ignore[arg-type]
+        self.listener = DatagramListener(bind("127.0.0.1", 0), NgProtocol(self.service), networks)  # type: ignore[arg-type]
         self.client = self.new_client()
 
     def new_client(self) -> socket.socket:
@@ -161,7 +161,7 @@ def test_access(allowed: str, answered: bool) -> None:
 
 def test_mapped_addresses_are_ipv4() -> None:
     service = CountingService()
-    listener = NgListener(bind("::", 0), service, [ip_network("127.0.0.0/8")])  # type: ignore[arg-type]
+    listener = DatagramListener(bind("::", 0), NgProtocol(service), [ip_network("127.0.0.0/8")])  # type: ignore[arg-type]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(2)
         client.sendto(b"1 " + PING, ("127.0.0.1", listener.sock.getsockname()[1]))
