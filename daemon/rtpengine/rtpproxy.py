@@ -16,7 +16,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from rtpengine import ProtocolError
-from rtpengine.media import IPV6, Endpoint, MediaOffer, Signalling
+from rtpengine.media import Endpoint, MediaOffer, Signalling
 
 # Kamailio and OpenSIPS read a reply into a buffer of 256 bytes. A cookie of at most half of it leaves room for every
 # reply of ours, of which the longest (a query) has about 100 bytes.
@@ -283,11 +283,10 @@ def _is_address(word: bytes) -> bool:
 def _address(text: bytes) -> str | None:
     """The canonical text of a literal, None if it is none or names all hosts of a network."""
     try:
-        address = ip_address(text.decode("ascii"))
+        canonical = str(ip_address(text.decode("ascii")))
     except ValueError:
         return None
-    canonical = str(address)
-    return None if address.version != IPV6 and canonical == "255.255.255.255" else canonical
+    return None if canonical == "255.255.255.255" else canonical
 
 
 # D, Q and V
