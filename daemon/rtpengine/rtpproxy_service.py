@@ -83,8 +83,6 @@ class RtpproxyService:
         if call is None or call.leg(command.from_tag) is None:
             log.info("an answer to an unknown call or offer")
             return f"0 {self._local_ipv4}".encode()
-        if command.from_tag == command.to_tag:
-            raise ProtocolError("A party cannot answer itself")
         tags = command.from_tag, command.to_tag
         try:
             plans = self.table.answer(command.call_id, *tags, [command.media], command.how, now, command.index)
