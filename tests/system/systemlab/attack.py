@@ -84,7 +84,7 @@ class Outcome:
 
 
 def talk(dialogue: Dialogue, frames: int = 20) -> Outcome:
-    """Let both parties talk, with a report each; count foreign packets heard; up means that all their own RTP arrives."""
+    """Let both parties talk, with a report each; count foreign packets; up means that all of their own RTP arrives."""
     sides = (dialogue.caller.audio, dialogue.callee.audio)
     outcome = Outcome()
     for media in sides:

@@ -161,10 +161,12 @@ def _remove(namespace: str) -> None:
 
 
 def _host_commands(host: Host) -> list[str]:
-    # Without nodad an IPv6 address is unusable for its first second.
+    # Without nodad an IPv6 address is unusable for its first second. A program that binds to none gets the first: a
+    # later one is deprecated (RFC 6724 5, rule 3), as IPv4 does with the secondary addresses of a network anyway.
     lines = ["link set lo up"]
     lines += [f"addr add {address}/24 dev eth0" for address in host.ipv4]
-    lines += [f"addr add {address}/64 dev eth0 nodad" for address in host.ipv6]
+    lines += [f"addr add {host.ipv6[0]}/64 dev eth0 nodad"]
+    lines += [f"addr add {address}/64 dev eth0 nodad preferred_lft 0" for address in host.ipv6[1:]]
     # Packets for unknown networks have to go somewhere, as on a real host: to an address that nobody has.
     lines += ["link set eth0 up", "route add default via 198.51.100.254", "route add default via 2001:db8::254"]
     return lines
