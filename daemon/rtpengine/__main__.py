@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rtpengine import config, control, log, process
+from rtpengine import config, control, control_tcp, log, process
 from rtpengine.daemon import Daemon
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     descriptors = process.raise_limits()
     try:
         notes = [config.forwarding(options, KERNEL_MODULE.exists())]
-        ng_socket = _bind_control(options)
+        sockets = _bind_controls(options)
         ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
         if options.pidfile is not None:
             process.write_pidfile(options.pidfile)
@@ -37,24 +37,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log.info("%s", note)
     for warning in _warnings(options, descriptors):
         _log.warning("%s", warning)
-    return _serve(options, ng_socket, ready)
+    return _serve(options, sockets, ready)
 
 
-def _serve(options: config.Config, ng_socket: socket.socket, ready: Callable[[], None]) -> int:
+def _serve(options: config.Config, sockets: dict[str, socket.socket], ready: Callable[[], None]) -> int:
     try:
-        asyncio.run(Daemon(options, ng_socket).run(ready))
+        asyncio.run(Daemon(options, sockets).run(ready))
     except Exception:
         _log.exception("the daemon has failed")
         return config.EXIT_FAILURE
     return 0
 
 
-def _bind_control(options: config.Config) -> socket.socket:
-    address, port = options.listen_ng
-    try:
-        return control.bind(address, port)
-    except OSError as error:
-        raise config.ConfigError(f"--listen-ng: cannot listen on {address} port {port}: {error.strerror}") from None
+def _bind_controls(options: config.Config) -> dict[str, socket.socket]:
+    """The control sockets by option."""
+    sockets = {}
+    for option, (address, port) in options.listeners.items():
+        bind = control_tcp.bind if option == "listen-tcp" else control.bind
+        try:
+            sockets[option] = bind(address, port)
+        except OSError as error:
+            reason = f"cannot listen on {address} port {port}: {error.strerror}"
+            raise config.ConfigError(f"--{option}: {reason}") from None
+    return sockets
 
 
 def _warnings(options: config.Config, descriptors: int) -> list[str]:

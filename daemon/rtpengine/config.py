@@ -69,7 +69,9 @@ class Config:
     advertised_ip: str
     ip6: str | None
     advertised_ip6: str | None
-    listen_ng: ListenEndpoint
+    listen_tcp: ListenEndpoint | None
+    listen_udp: ListenEndpoint | None
+    listen_ng: ListenEndpoint | None
     tos: int
     timeout_s: int
     silent_timeout_s: int
@@ -86,6 +88,12 @@ class Config:
     trust_sdp: bool
     control_allow: tuple[Network, ...]
     control_allow_implied: bool
+
+    @property
+    def listeners(self) -> dict[str, ListenEndpoint]:
+        """The control ports that were asked for, by option."""
+        ports = {"listen-tcp": self.listen_tcp, "listen-udp": self.listen_udp, "listen-ng": self.listen_ng}
+        return {name: port for name, port in ports.items() if port is not None}
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -128,11 +136,12 @@ def forwarding(config: Config, proc_exists: bool) -> str:
 
 
 def control_warning(config: Config) -> str | None:
-    """The line that an operator should see whose control port is open to more than this host; else None."""
+    """The line that an operator should see whose control ports are open to more than this host; else None."""
     if not config.control_allow_implied:
         return None
+    exposed = [f"--{name} ({port.address})" for name, port in config.listeners.items() if not port.is_loopback]
     return (
-        f"--listen-ng is not on loopback ({config.listen_ng.address}) and the protocol has no authentication: "
+        f"{' and '.join(exposed)} not on loopback, and the control protocols have no authentication: "
         "serving private and link-local sources only; name the SIP proxies with --control-allow"
     )
 
@@ -238,9 +247,9 @@ _OPTIONS = (
     _Option("advertised-ip", "a", "IP", "IPv4 address to write into SDP instead"),
     _Option("ip6", "I", "IP6", "Local IPv6 address for media"),
     _Option("advertised-ip6", "A", "IP6", "IPv6 address to write into SDP instead"),
-    _Option("listen-tcp", "l", "[IP:]PORT", "TCP control port (not in this version)"),
-    _Option("listen-udp", "u", "[IP46:]PORT", "UDP control port, rtpproxy (not in this version)"),
-    _Option("listen-ng", "n", "[IP46:]PORT", "UDP control port, NG protocol (mandatory)"),
+    _Option("listen-tcp", "l", "[IP:]PORT", "TCP control port, OpenSER mediaproxy protocol"),
+    _Option("listen-udp", "u", "[IP46:]PORT", "UDP control port, rtpproxy protocol"),
+    _Option("listen-ng", "n", "[IP46:]PORT", "UDP control port, NG protocol"),
     _Option("tos", "T", "INT", "TOS octet of sent media packets, 0 to 255 (%(default)s)", 0),
     _Option("timeout", "o", "SECS", "End calls without media after this time (%(default)s)", DEFAULT_TIMEOUT_S),
     _Option("silent-timeout", "s", "SECS", "The same for calls on hold (%(default)s)", DEFAULT_SILENT_TIMEOUT_S),
@@ -271,8 +280,6 @@ _CHOICES = {"NAME": tuple(FACILITIES), "MODE": tuple(mode.name.lower() for mode 
 
 # Parts that do not exist yet, in the order of their checks.
 _UNAVAILABLE = {
-    "listen-tcp": "the OpenSER mediaproxy protocol is not available",
-    "listen-udp": "the rtpproxy protocol is not available",
     "redis": "Redis is not available",
     "redis-db": "Redis is not available",
     "b2b-url": "XML-RPC notification is not available",
@@ -413,7 +420,8 @@ def _check_available(values: _Values) -> None:
 
 
 def _imply_networks(values: _Values) -> None:
-    implied = values["control_allow"] is None and not values["listen_ng"].is_loopback
+    ports = [values[name] for name in ("listen_tcp", "listen_udp", "listen_ng") if values[name]]
+    implied = values["control_allow"] is None and not all(port.is_loopback for port in ports)
     values["control_allow"] = LOCAL_NETWORKS if implied else values["control_allow"] or ()
     values["control_allow_implied"] = implied
 

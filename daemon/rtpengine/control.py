@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
-from rtpengine import ProtocolError, ResourceError, ng
+from rtpengine import ProtocolError, ResourceError, ng, rtpproxy
 from rtpengine.log import RateLimited, call_context
+from rtpengine.recognize import name_protocol
+from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,9 @@ class DatagramProtocol(Protocol):
     def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
         """The datagram to reply, and whether a retransmission must get the same one; no client makes it raise."""
 
+    def is_own(self, request: bytes) -> bool:
+        """Whether the request may be of this protocol at all, as far as a glance tells."""
+
     def failure(self, cookie: bytes) -> bytes:
         """The datagram to reply where answering has failed by our own fault."""
 
@@ -90,9 +95,35 @@ class NgProtocol:
                 log.log(level, "refused a request from %s: %s", source, error)
             return ng.serialize(cookie, ng.error(str(error))), True
 
+    def is_own(self, request: bytes) -> bool:
+        """Only a dictionary can be meant for us."""
+        return request.startswith(b"d") or not request
+
     def failure(self, cookie: bytes) -> bytes:
         """An error reply that says no more than that."""
         return ng.serialize(cookie, ng.error("Internal error"))
+
+
+class RtpproxyProtocol:
+    """The protocol of Kamailio's rtpproxy module."""
+
+    split = staticmethod(rtpproxy.split)
+
+    def __init__(self, service: RtpproxyService) -> None:
+        self._service = service
+
+    def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
+        """Run a command line; a bad one ends as the protocol's own error."""
+        with call_context(rtpproxy.call_id_of(request)):
+            return self._service.answer(cookie, request, now, wall)
+
+    def is_own(self, request: bytes) -> bool:
+        """A command letter, and no dictionary: that begins with the letter of a delete."""
+        return request[:1] in b"UuLlDdQqVvPpRrSsIiXxCcGgNn" and not request[1:2].isdigit()
+
+    def failure(self, cookie: bytes) -> bytes:
+        """The protocol's only error."""
+        return rtpproxy.serialize(cookie, rtpproxy.ERROR)
 
 
 class DatagramListener:
@@ -134,10 +165,12 @@ class DatagramListener:
         try:
             cookie, request = self._protocol.split(datagram)
         except ProtocolError as error:
-            self._strangers.warning("ignored a datagram from %s: %s", source[0], error)
+            self._name_protocol(datagram, source, str(error))
             return
         reply = self.cache.get(source, cookie)
         if reply is None:
+            if not self._protocol.is_own(request):
+                self._name_protocol(datagram, source)
             reply = self._execute(cookie, request, source)
         else:
             log.info("repeated a reply to %s, which sent its request again", source[0])
@@ -145,6 +178,9 @@ class DatagramListener:
             self.sock.sendto(reply, source)
         except OSError as error:  # the client asks again, and is answered from the cache
             log.info("could not send a reply to %s: %s", source[0], error)
+
+    def _name_protocol(self, datagram: bytes, source: Source, otherwise: str = "this is not our protocol") -> None:
+        self._strangers.warning("request from %s: %s", source[0], name_protocol(datagram) or otherwise)
 
     def _is_allowed(self, source: Source) -> bool:
         address = ip_address(source[0].partition("%")[0].removeprefix("::ffff:"))

@@ -11,16 +11,18 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from rtpengine import __version__
+from rtpengine import __version__, control_tcp
 from rtpengine.call import Call
 from rtpengine.config import Config
-from rtpengine.control import DatagramListener, NgProtocol
+from rtpengine.control import DatagramListener, DatagramProtocol, NgProtocol, RtpproxyProtocol
 from rtpengine.log import call_context, lower_level, raise_level
 from rtpengine.media import IPV4, IPV6
+from rtpengine.openser_service import OpenserService
 from rtpengine.packetpath import PacketPath
 from rtpengine.ports import PortPool
+from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService, log_final_statistics
 from rtpengine.table import CallTable, Limits
 from rtpengine.transport import PacketTransport
@@ -34,32 +36,45 @@ GC_THRESHOLDS = (50_000, 20, 100)
 
 
 class Daemon:
-    """All parts of one running daemon; ``run`` returns when a signal has asked for the end."""
+    """All parts of one running daemon; ``run`` returns when a signal has asked for the end.
 
-    def __init__(self, config: Config, ng_socket: socket.socket) -> None:
+    ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp.
+    """
+
+    def __init__(self, config: Config, sockets: Mapping[str, socket.socket]) -> None:
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
         self.transport = PacketTransport(
             self.path, config.num_threads, _port_pools(config), _advertised(config), time.monotonic
         )
         limits = Limits(config.timeout_s, config.silent_timeout_s)
         self.table = CallTable(self.transport, limits, config.endpoint_learning, _log_end)
-        ng_protocol = NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp)
-        self.ng = DatagramListener(ng_socket, ng_protocol, config.control_allow)
+        self.listeners = [
+            DatagramListener(sock, self._protocol(option, config), config.control_allow)
+            for option, sock in sockets.items()
+            if option != "listen-tcp"
+        ]
+        self.tcp_socket = sockets.get("listen-tcp")
+        openser = OpenserService(self.table, lambda: self._last_second)
+        self.tcp = control_tcp.Server(openser, config.control_allow)
+        self._last_second = (0, 0)
+        self._totals = (0, 0)
         self._rotate_at = time.monotonic() + CACHE_GENERATION_S
         self._refused_logged = 0
 
+    def _protocol(self, option: str, config: Config) -> DatagramProtocol:
+        if option == "listen-udp":
+            return RtpproxyProtocol(RtpproxyService(self.table, config.ip))
+        return NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp)
+
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT; ``ready`` is called once everything listens."""
-        loop = asyncio.get_running_loop()
-        logging.getLogger("asyncio").setLevel(logging.WARNING)
         stop = asyncio.Event()
-        # A terminal that closes is no reason to drop calls; nothing is reloaded either.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGUSR1, lower_level)
-        loop.add_signal_handler(signal.SIGUSR2, raise_level)
-        loop.add_reader(self.ng.sock, self.ng.on_readable)
+        self._handle_signals(stop)
+        loop = asyncio.get_running_loop()
+        for listener in self.listeners:
+            loop.add_reader(listener.sock, listener.on_readable)
+        if self.tcp_socket is not None:
+            await self.tcp.listen(self.tcp_socket)
         loop.add_reader(self.path.fileno(), self._on_events)
         ticking = loop.create_task(self._tick_forever())
         gc.freeze()
@@ -74,7 +89,19 @@ class Daemon:
     def close(self) -> None:
         """Close every socket; calls are not torn down in SIP, their media just stops."""
         self.path.close()
-        self.ng.sock.close()
+        self.tcp.close()
+        for listener in self.listeners:
+            listener.sock.close()
+
+    def _handle_signals(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        logging.getLogger("asyncio").setLevel(logging.WARNING)
+        # A terminal that closes is no reason to drop calls; nothing is reloaded either.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, lower_level)
+        loop.add_signal_handler(signal.SIGUSR2, raise_level)
 
     async def _tick_forever(self) -> None:
         while True:
@@ -86,12 +113,18 @@ class Daemon:
 
     def _tick(self, now: float) -> None:
         self.table.tick(now)
+        stats = self.path.stats()
+        totals = (stats.bytes, stats.errors)
+        self._last_second = (totals[0] - self._totals[0], totals[1] - self._totals[1])
+        self._totals = totals
         if now >= self._rotate_at:
             self._rotate_at = now + CACHE_GENERATION_S
-            self.ng.cache.rotate()
-        if self.ng.refused > self._refused_logged:
-            log.warning("--control-allow kept out %d control requests", self.ng.refused - self._refused_logged)
-            self._refused_logged = self.ng.refused
+            for listener in self.listeners:
+                listener.cache.rotate()
+        refused = self.tcp.refused + sum(listener.refused for listener in self.listeners)
+        if refused > self._refused_logged:
+            log.warning("--control-allow kept out %d control requests", refused - self._refused_logged)
+            self._refused_logged = refused
 
     def _on_events(self) -> None:
         for event in self.path.events():
@@ -102,10 +135,11 @@ class Daemon:
 
 
 def _port_pools(config: Config) -> dict[int, PortPool]:
-    """A pool per family; the control port is never a media port."""
+    """A pool per family; the UDP control ports are never media ports."""
     addresses = {IPV4: config.ip} | ({IPV6: config.ip6} if config.ip6 else {})
+    taken = {port.port for option, port in config.listeners.items() if option != "listen-tcp"}
     return {
-        family: PortPool(address, config.port_min, config.port_max, config.tos, {config.listen_ng.port})
+        family: PortPool(address, config.port_min, config.port_max, config.tos, taken)
         for family, address in addresses.items()
     }
 

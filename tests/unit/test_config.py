@@ -23,6 +23,8 @@ DEFAULTS = Config(
     advertised_ip="192.0.2.1",
     ip6=None,
     advertised_ip6=None,
+    listen_tcp=None,
+    listen_udp=None,
     listen_ng=ListenEndpoint("127.0.0.1", 2223),
     tos=0,
     timeout_s=60,
@@ -55,6 +57,8 @@ OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("advertised-ip", "a", "203.0.113.1", {"advertised_ip": "203.0.113.1"}),
     ("ip6", "I", "2001:DB8:0::1", {"ip6": "2001:db8::1", "advertised_ip6": "2001:db8::1"}),
     ("ip6", "I", "[2001:db8::1]", {"ip6": "2001:db8::1", "advertised_ip6": "2001:db8::1"}),
+    ("listen-tcp", "l", "127.0.0.1:25060", {"listen_tcp": ListenEndpoint("127.0.0.1", 25060)}),
+    ("listen-udp", "u", "127.0.0.1:22222", {"listen_udp": ListenEndpoint("127.0.0.1", 22222)}),
     ("listen-ng", "n", "127.0.0.2:1", {"listen_ng": ListenEndpoint("127.0.0.2", 1)}),
     ("listen-ng", "n", "[::1]:65535", {"listen_ng": ListenEndpoint("::1", 65535)}),
     ("tos", "T", "184", {"tos": 184}),
@@ -231,8 +235,6 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         *[(["--control-allow", text], "--control-allow: ") for text in ("", "x", "10.0.0.0/33", "10.0.0.0/8,")],
         (["--pidfile="], "--pidfile: "),
         # parts that do not exist yet
-        (["--listen-tcp=25060"], "--listen-tcp: the OpenSER mediaproxy protocol is not available in this version"),
-        (["--listen-udp=22222"], "--listen-udp: the rtpproxy protocol is not available in this version"),
         (["--redis=127.0.0.1:6379", "--redis-db=1"], "--redis: Redis is not available in this version"),
         (["--redis-db=1"], "--redis-db: Redis is not available in this version"),
         (["--b2b-url=http://x/"], "--b2b-url: XML-RPC notification is not available in this version"),
@@ -243,9 +245,17 @@ def test_what_ends_start_up(arguments: list[str], start: str, capsys: pytest.Cap
     assert stopped(capsys, LEAST + arguments).startswith(start)
 
 
-@pytest.mark.parametrize("extra", [["--listen-udp=22222"], ["--listen-tcp=25060"]])
-def test_another_listener_satisfies_the_check_for_one(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "not available" in stopped(capsys, [LEAST[0], *extra])
+@pytest.mark.parametrize("option", ["listen-udp", "listen-tcp", "listen-ng"])
+def test_any_control_port_is_enough(option: str) -> None:
+    result = config.parse([LEAST[0], f"--{option}=127.0.0.1:5000"])
+    assert result.listeners == {option: ListenEndpoint("127.0.0.1", 5000)}
+
+
+def test_one_open_control_port_is_enough_to_warn() -> None:
+    result = config.parse([*LEAST, "--listen-udp=22222"])
+    assert result.control_allow == config.LOCAL_NETWORKS
+    assert "--listen-udp (::)" in str(config.control_warning(result))
+    assert "--listen-ng" not in str(config.control_warning(result))
 
 
 # Mistakes in the order in which they are told, one option each.

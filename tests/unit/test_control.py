@@ -9,9 +9,14 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from fakes import FakeTransport
 
 from rtpengine import ProtocolError, ResourceError, ng
-from rtpengine.control import DatagramListener, NgProtocol, ReplyCache, bind
+from rtpengine.control import DatagramListener, NgProtocol, ReplyCache, RtpproxyProtocol, bind
+from rtpengine.media import Learning
+from rtpengine.rtpproxy_service import RtpproxyService
+from rtpengine.service import log_final_statistics
+from rtpengine.table import CallTable, Limits
 
 PING = b"d7:command4:pinge"
 PONG = b"d6:result4:ponge"
@@ -149,6 +154,51 @@ def test_failures_end_as_one_error_reply(
     assert (record.levelno, record.exc_info is not None) == (level, traceback)
     wire.service.failure = None
     assert wire.ask(b"2 " + PING) == b"2 " + PONG
+
+
+@pytest.mark.parametrize(
+    ("datagram", "named"),
+    [
+        (b"12_1 V", "--listen-udp"),
+        (b"INVITE sip:b@example.net SIP/2.0\r\n\r\n", "SIP"),
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP"),
+        (b"status\n", "--listen-tcp"),
+        (b"garbage", "No cookie in message"),
+        (b"garbage and more", "not our protocol"),
+    ],
+)
+def test_the_wrong_protocol_is_named(wire: Wire, caplog: pytest.LogCaptureFixture, datagram: bytes, named: str) -> None:
+    for _ in range(20):
+        wire.ask(datagram)
+        wire.listener.cache = ReplyCache()
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert named in warnings[0]
+    assert len(warnings) < 10
+
+
+class TestRtpproxy:
+    @pytest.fixture
+    def udp(self) -> Iterator[Wire]:
+        wire = Wire()
+        table = CallTable(FakeTransport(), Limits(), Learning.HEURISTIC, log_final_statistics)
+        wire.listener._protocol = RtpproxyProtocol(RtpproxyService(table, "192.0.2.1"))
+        yield wire
+        wire.close()
+
+    def test_a_call_and_its_retransmission(self, udp: Wire) -> None:
+        first = udp.ask(b"12_1 U c@pc 192.0.2.10 49170 fa11;1")
+        assert first == b"12_1 30000 198.51.100.2 4\n"
+        assert udp.ask(b"12_1 U c@pc 192.0.2.10 49170 fa11;1") == first
+        assert udp.ask(b"12_2 L c@pc 192.0.2.20 5004 fa11;1 7b9;1") == b"12_2 30002 198.51.100.2 4\n"
+        assert udp.ask(b"12_3 D c@pc fa11 7b9") == b"12_3 0\n"
+
+    def test_ng_is_named(self, udp: Wire, caplog: pytest.LogCaptureFixture) -> None:
+        assert udp.ask(b"1 " + PING) == b"1 E8\n"
+        assert "--listen-ng" in caplog.text
+
+    def test_our_own_failure(self, udp: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(RtpproxyService, "answer", lambda *_: 1 / 0)
+        assert udp.ask(b"1 V") == b"1 E8\n"
 
 
 @pytest.mark.parametrize(("allowed", "answered"), [("127.0.0.0/8", True), ("192.0.2.0/24", False)])

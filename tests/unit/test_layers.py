@@ -11,10 +11,13 @@ PACKAGE = Path(__file__).parent.parent.parent / "daemon" / "rtpengine"
 
 LAYERS = {
     0: {"__init__", "media"},
-    1: {"sdp", "ng", "stun", "srtp", "rtpproxy", "openser"},
-    2: {"rewrite", "call", "table", "report", "service", "ice", "dtls", "snapshot"},
+    1: {"sdp", "ng", "stun", "srtp", "rtpproxy", "openser", "recognize"},
+    2: {
+        *("rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
+        *("ice", "dtls", "snapshot"),
+    },
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
-    4: {"control", "daemon", "config", "log", "process", "transport", "__main__"},
+    4: {"control", "control_tcp", "daemon", "config", "log", "process", "transport", "__main__"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 
