@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 RECEIVE_BUFFER = 4 << 20
 
+_serials = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -108,7 +110,8 @@ class Lab:
     """The relay, the parties' hosts A, B and C, and an attacker, joined by a bridge in a namespace of its own."""
 
     def __init__(self) -> None:
-        prefix = f"rtpe{os.getpid()}"
+        # One per directory of tests can be up in a run.
+        prefix = f"rtpe{os.getpid()}-{next(_serials)}"
         self.switch = f"{prefix}-switch"
         self.relay = Host(f"{prefix}-relay", 1)
         self.a = Host(f"{prefix}-a", 11)
@@ -147,7 +150,7 @@ class Lab:
 def _abandoned() -> list[str]:
     """Namespaces with our kind of name whose maker, whose process id is part of it, is no more."""
     names = os.listdir("/run/netns") if os.path.isdir("/run/netns") else []
-    found = [(name, re.fullmatch(r"rtpe(\d+)-\w+", name)) for name in names]
+    found = [(name, re.fullmatch(r"rtpe(\d+)-[\w-]+", name)) for name in names]
     return [name for name, match in found if match and not os.path.exists(f"/proc/{match[1]}")]
 
 
