@@ -7,8 +7,7 @@ the later one that today's clients read (``tags`` and ``totals.RTP``/``RTCP``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rtpengine.call import Call, Dialogue, Leg, Media, stream_endpoint
 from rtpengine.media import IPV6, Endpoint, MediaTransport, StreamState
@@ -23,8 +22,7 @@ CODECS = {
 Counters = dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
+class _Side(NamedTuple):
     """One party's side of an RTP/RTCP pair: who, its local ports and what they have seen."""
 
     leg: Leg
