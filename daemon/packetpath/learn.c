@@ -171,6 +171,10 @@ static enum learn_rank rank_proven(struct learn *l, const struct learn_packet *p
 	}
 	if (is_silent(l, p->now_ns) && continues(l, p) && count >= LEARN_REBIND_PACKETS)
 		return inherited;
+	/* A party that never sent from where its SDP says may have lost its place in a NAT, and its SSRC. */
+	if (is_silent(l, p->now_ns) && l->rank < LEARN_RANK_EXACT && rank > LEARN_RANK_STRANGER && rank >= l->rank &&
+	    count && count >= packets_needed(p))
+		return rank;
 	if (l->confirmed && l->flags & PP_F_HANDOVER && count && count >= packets_needed(p))
 		return inherited;
 	return LEARN_RANK_NONE;
@@ -185,7 +189,7 @@ static enum learn_rank rank_taking_over(struct learn *l, const struct learn_pack
 		return LEARN_RANK_EXACT;
 	if (rank > LEARN_RANK_STRANGER && rank > l->rank)
 		return rank;
-	if (is_silent(l, p->now_ns) && rank >= (l->confirmed ? LEARN_RANK_SAME : LEARN_RANK_ALIAS))
+	if (!l->confirmed && is_silent(l, p->now_ns) && rank >= LEARN_RANK_ALIAS)
 		return rank;
 	return rank_proven(l, p, rank);
 }

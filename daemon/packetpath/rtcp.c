@@ -12,13 +12,24 @@ static size_t packet_len(const uint8_t *data)
 	return 4 * ((size_t)rtp_be16(data + 2) + 1);
 }
 
-/* Whether every packet of the compound has version 2 and ends within it. */
+/* What a report must hold: SSRC, the sender's figures in SR, and its report blocks (RFC 3550 6.4). */
+static size_t least_len(const uint8_t *data)
+{
+	size_t blocks = (data[0] & 31) * 24;
+
+	if (data[1] == RTCP_TYPE_SR)
+		return 28 + blocks;
+	return data[1] == RTCP_TYPE_RR ? 8 + blocks : 4;
+}
+
+/* Whether every packet of the compound has version 2, what it claims to have, and ends within the compound. */
 static bool well_formed(const uint8_t *data, size_t len)
 {
 	size_t at = 0;
 
 	while (len - at >= 4) {
-		if (data[at] >> 6 != 2 || packet_len(data + at) > len - at)
+		if (data[at] >> 6 != 2 || packet_len(data + at) > len - at ||
+		    packet_len(data + at) < least_len(data + at))
 			return false;
 		at += packet_len(data + at);
 	}

@@ -10,7 +10,7 @@ from typing import Any
 
 from rtpengine import ProtocolError, ng
 from rtpengine.call import Call
-from rtpengine.media import IPV4, MediaPlan, Signalling
+from rtpengine.media import IPV4, MediaOffer, MediaPlan, Signalling
 from rtpengine.report import CallReport
 from rtpengine.rewrite import offers, rewrite
 from rtpengine.sdp import SessionDescription
@@ -49,14 +49,22 @@ class NgService:
 
     def _offer(self, command: ng.Offer, now: float) -> Reply:
         sdp = SessionDescription.parse(command.sdp)
-        plans = self.table.offer(command.call_id, command.from_tag, offers(sdp, command.how), command.how, now)
+        plans = self.table.offer(command.call_id, command.from_tag, self._said(sdp, command.how), command.how, now)
         return self._rewritten(sdp, command.how, plans)
 
     def _answer(self, command: ng.Answer, now: float) -> Reply:
         sdp = SessionDescription.parse(command.sdp)
-        said = offers(sdp, command.how)
+        said = self._said(sdp, command.how)
         plans = self.table.answer(command.call_id, command.from_tag, command.to_tag, said, command.how, now)
         return self._rewritten(sdp, command.how, plans)
+
+    def _said(self, sdp: SessionDescription, how: Signalling) -> list[MediaOffer]:
+        words = [
+            word for word, given in (("asymmetric", how.asymmetric), ("media-handover", how.media_handover)) if given
+        ]
+        if words:
+            log.info("less guarded against other sources, as the flags ask: %s", ", ".join(words))
+        return offers(sdp, how)
 
     def _rewritten(self, sdp: SessionDescription, how: Signalling, plans: list[MediaPlan]) -> Reply:
         fallback = self.table.transport.advertised(IPV4)

@@ -14,7 +14,8 @@ def rtcp(packet_type: int, words: int = 1, version: int = 2, length: int | None 
     return bytes([version << 6, packet_type, field >> 8, field & 255]) + bytes([packet_type]) * (4 * words)
 
 
-SR, RR, SDES, BYE, APP = (rtcp(packet_type, words=2) for packet_type in range(200, 205))
+SR, RR = rtcp(200, words=6), rtcp(201, words=1)
+SDES, BYE, APP = (rtcp(packet_type, words=2) for packet_type in range(202, 205))
 RTPFB, PSFB, XR, UNKNOWN = rtcp(205, 3), rtcp(206, 2), rtcp(207), rtcp(211)
 
 
@@ -41,6 +42,9 @@ def strip(data: bytes) -> bytes:
         (SR + PSFB + rtcp(200, version=1), SR + PSFB + rtcp(200, version=1)),
         (SR + rtcp(205, words=2, length=3), SR + rtcp(205, words=2, length=3)),
         (rtcp(206, words=1, length=65535), rtcp(206, words=1, length=65535)),
+        # ... or fewer report blocks than a report claims
+        *[(whole, whole) for whole in (b"\x81" + SR[1:] + PSFB, b"\x9f" + RR[1:] + PSFB, rtcp(200, 5) + PSFB)],
+        (b"\x81" + rtcp(200, 12)[1:] + PSFB, b"\x81" + rtcp(200, 12)[1:]),
         (b"", b""),
         (b"\x81\xce\0", b"\x81\xce\0"),
     ],
@@ -49,7 +53,13 @@ def test_strip_feedback(data: bytes, expected: bytes) -> None:
     assert strip(data) == expected
 
 
-@given(st.lists(st.tuples(st.integers(192, 223), st.integers(0, 8)), max_size=12), st.binary(max_size=3))
+# Any type, with at least the words that a report without blocks has.
+parts = st.integers(192, 223).flatmap(
+    lambda kind: st.tuples(st.just(kind), st.integers({200: 6, 201: 1}.get(kind, 0), 8))
+)
+
+
+@given(st.lists(parts, max_size=12), st.binary(max_size=3))
 def test_strip_keeps_all_but_feedback(parts: list[tuple[int, int]], tail: bytes) -> None:
     kept = b"".join(rtcp(*part) for part in parts if part[0] not in (205, 206))
     assert strip(b"".join(rtcp(*part) for part in parts) + tail) == (kept + tail if kept or not parts else b"")
