@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import pytest
 from fakes import FakeTransport
 
 import rtpengine
-from rtpengine import ProtocolError, config, control, ng, ports, process, sdp, table
+from rtpengine import ProtocolError, config, control, control_tcp, ng, openser, ports, process, rtpproxy, sdp, table
 from rtpengine.__main__ import FEW_DESCRIPTORS
 from rtpengine.call import RETIREMENT_S
 from rtpengine.media import Endpoint, Learning, PortSet, StreamState
+from rtpengine.openser_service import OpenserService
 from rtpengine.packetpath import _DROP_REASONS
+from rtpengine.recognize import name_protocol
+from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,8 +31,10 @@ README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs" / "ng-protocol.md").read_text()
 MEDIA = (ROOT / "docs" / "media.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
-REFERENCE = README + PROTOCOL + MEDIA
-DOCUMENTS = [ROOT / name for name in ("README.md", "docs/ng-protocol.md", "docs/media.md", "docs/design.md")]
+OLDER = (ROOT / "docs" / "older-protocols.md").read_text()
+UDP, TCP = OLDER.partition("\n## rtpproxy over UDP\n")[2].split("\n## mediaproxy over TCP\n")
+REFERENCE = README + PROTOCOL + MEDIA + OLDER
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = [
     p for d in ("daemon", "kernel-module", "tests") for p in (ROOT / d).rglob("*.*") if p.suffix in (".py", ".c", ".h")
 ]
@@ -38,8 +45,8 @@ MINIMAL = config.parse(["--ip=192.0.2.1", "--listen-ng=127.0.0.1:2223"])
 FIELDS = {"timeout": "timeout_s", "silent-timeout": "silent_timeout_s", "poll-pause": "poll_pause_us"}
 DEFAULTS = {
     **dict.fromkeys(("version", "help"), ""),
-    **dict.fromkeys(("ip", "listen-ng"), "mandatory"),
-    **dict.fromkeys(("listen-tcp", "listen-udp", "redis", "redis-db", "b2b-url"), "none"),
+    "ip": "mandatory",
+    **dict.fromkeys(("listen-tcp", "listen-udp", "listen-ng", "redis", "redis-db", "b2b-url"), "none"),
     "advertised-ip": "as `--ip`",
     "advertised-ip6": "as `--ip6`",
     "num-threads": "one per CPU",
@@ -122,14 +129,19 @@ def test_words_were_found_in_the_source() -> None:
     assert {"trust-address", "asymmetric", "no-rtcp-attribute", "fatal", "SIP-source-address"} <= FLAGS
 
 
-def reasons() -> set[str]:
-    """The constant start of every reason that a client can be told."""
+NG_MODULES = ("ng", "call", "table", "transport", "ports", "service", "rewrite", "control", "sdp")
+OLDER_MODULES = ("rtpproxy", "openser", "rtpproxy_service", "openser_service", "call", "table", "transport", "ports")
+
+
+def reasons(modules: tuple[str, ...]) -> set[str]:
+    """The constant start of every reason that a client, or the log, can be told."""
     found = set()
-    for name in ("ng", "call", "table", "transport", "ports", "service", "rewrite", "control", "sdp"):
+    for name in modules:
         for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "ProtocolError",
                 "ResourceError",
+                "Unmatched",
                 "error",
                 "ng.error",
             ):
@@ -157,13 +169,21 @@ SHARED = {
 }
 
 
-@pytest.mark.parametrize("reason", sorted(r for r in reasons() if not SDP_DETAIL.match(r)))
+@pytest.mark.parametrize("reason", sorted(r for r in reasons(NG_MODULES) if not SDP_DETAIL.match(r)))
 def test_every_error_is_explained(reason: str) -> None:
     assert f"`{SHARED.get(reason, reason).rstrip()}" in REFERENCE
 
 
 def test_reasons_were_found_in_the_source() -> None:
-    assert {"Unknown from-tag", "Ran out of ports", "Incomplete SDP specification", "Internal error"} <= reasons()
+    assert {"Unknown from-tag", "Ran out of ports", "Internal error", "A party cannot answer itself"} <= reasons(
+        NG_MODULES
+    )
+    assert {"Media index is out of range", "No such command", "No usable stream"} <= reasons(OLDER_MODULES)
+
+
+@pytest.mark.parametrize("reason", sorted({*reasons(OLDER_MODULES), openser.NO_COMMAND}))
+def test_every_error_of_the_older_protocols_is_explained(reason: str) -> None:
+    assert f"`{reason.rstrip()}" in OLDER
 
 
 def constant(name: str) -> int:
@@ -180,12 +200,14 @@ NUMBERS = [
     (MEDIA, f"learning window of {constant('PP_LEARN_WINDOW_NS') // 10**9} seconds"),
     (MEDIA, f"silent for {constant('PP_REBIND_SILENCE_NS') // 10**9} seconds"),
     (MEDIA, f"takes its place after {constant('LEARN_REBIND_PACKETS')} packets"),
+    (MEDIA, f"it takes {constant('LEARN_STRANGER_PACKETS')} (RTCP: {constant('LEARN_STRANGER_RTCP')})"),
     (MEDIA, f"send {constant('LEARN_STRANGER_PACKETS')} RTP packets of one SSRC"),
     (MEDIA, f"(on an RTCP port: {constant('LEARN_STRANGER_RTCP')} RTCP packets)"),
     (MEDIA, f"Datagrams of up to {constant('PP_PACKET_MAX')} bytes"),
     (MEDIA, f"until about {constant('GATHER')} of them"),
     (MEDIA, f"fewer than {constant('GATHER_MIN')} packets"),
     (MEDIA, f"`--poll-pause` ({config.DEFAULT_POLL_PAUSE_US} microseconds)"),
+    (MEDIA, f"switches it off, {config.MAX_POLL_PAUSE_US} is the most"),
     (MEDIA, f"`--timeout` seconds ({config.DEFAULT_TIMEOUT_S})"),
     (MEDIA, f"`--silent-timeout` seconds ({config.DEFAULT_SILENT_TIMEOUT_S})"),
     (MEDIA, f"rests for {ports.REST_S:.0f} seconds"),
@@ -205,6 +227,22 @@ NUMBERS = [
     (PROTOCOL, f"in one request | {ng.MAX_ELEMENTS} |"),
     (PROTOCOL, f"{sdp.MAX_SIZE} bytes, {sdp.MAX_LINES} lines, {sdp.MAX_SECTIONS} sections, {sdp.MAX_PAIRS} port pairs"),
     (PROTOCOL, f"{control.MAX_CACHED_REPLIES} replies"),
+    (UDP, f"| Cookie | {rtpproxy.MAX_COOKIE} bytes |"),
+    (UDP, f"one of more than {rtpproxy.MAX_COOKIE} bytes"),
+    (UDP, f"| Call-id, tag, branch | {rtpproxy.MAX_TOKEN} bytes each |"),
+    (UDP, f"branch of more than {rtpproxy.MAX_TOKEN} bytes"),
+    (UDP, f"| Address | {rtpproxy.MAX_ADDRESS} characters |"),
+    (UDP, f"| Sections | {rtpproxy.MAX_INDEX} in a call |"),
+    (UDP, f"the section, from 1 to {rtpproxy.MAX_INDEX};"),
+    (UDP, f"N above {rtpproxy.MAX_INDEX} |"),
+    (UDP, f"| Reply | {rtpproxy.MAX_REPLY} bytes,"),
+    (UDP, f"| `V` | `V` | `{rtpproxy.VERSION.decode()}` |"),
+    (TCP, f"| Line | {openser.MAX_LINE} bytes |"),
+    (TCP, f"| `No line end within {openser.MAX_LINE} bytes` |"),
+    (TCP, f"| Connections | {control_tcp.MAX_CONNECTIONS}; "),
+    (TCP, f"| Silence | {control_tcp.IDLE_S:.0f} seconds "),
+    (TCP, f"| Reply that is not read | {control_tcp.MAX_UNREAD} bytes |"),
+    (TCP, f"< Version: {rtpengine.__version__} "),
 ]
 
 
@@ -234,23 +272,26 @@ def test_make_targets_are_those_of_the_makefile() -> None:
     assert sorted(documented) == sorted(targets)
 
 
+@dataclass
 class DocumentedTransport(FakeTransport):
-    """Opens the ports of the documented conversation, and has heard what its statistics say."""
+    """Opens the ports of a documented conversation, and has heard what its statistics say."""
 
-    documented = (31652, 33516)
-
-    def advertised(self, family: int) -> str:
-        return "198.51.100.2"
+    documented: Iterator[int] = field(default_factory=lambda: iter((31652, 33516)))
 
     def open(self, call_id: str, family: int, pairs: int) -> PortSet:
-        self.next_port = self.documented[len(self.opened)]
+        self.next_port = next(self.documented)
         return super().open(call_id, family, pairs)
 
     def hear(self) -> None:
         """250 packets of 172 bytes in five seconds, and two RTCP packets."""
         for first, address, port in ((33516, "192.0.2.20", 5004), (31652, "203.0.113.30", 6000)):
+            self.heard[first] = 5.9
             self.states[first] = StreamState(Endpoint(address, port), True, 250, 43000, 0, 5.9, 0, {})
             self.states[first + 1] = StreamState(Endpoint(address, port + 1), True, 2, 16, 0, 2.7, None, {})
+
+
+def calls_on(transport: FakeTransport) -> table.CallTable:
+    return table.CallTable(transport, table.Limits(), Learning.HEURISTIC, lambda *_: None)
 
 
 def unfold(message: dict[str, Any]) -> dict[str, Any]:
@@ -272,8 +313,7 @@ def exchanges() -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
 
 def test_the_conversation_is_what_the_code_answers() -> None:
     transport = DocumentedTransport()
-    calls = table.CallTable(transport, table.Limits(), Learning.HEURISTIC, lambda *_: None)
-    service = NgService(calls)
+    service = NgService(calls_on(transport))
     statistics = json.loads(re.findall(r"```json\n(.*?)```", section(PROTOCOL, "Statistics"), re.DOTALL)[0])
     asked = []
     for request, documented in exchanges():
@@ -289,6 +329,81 @@ def test_the_conversation_is_what_the_code_answers() -> None:
         if request["command"] == "answer":
             transport.hear()
     assert asked == ["ping", "offer", "answer", "query", "delete", "delete", "query"]
+
+
+def dialogue(text: str) -> list[tuple[str, list[str]]]:
+    """Each line sent, marked with ``>``, with the lines that came back, marked with ``<``."""
+    lines = "".join(re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)).splitlines()
+    found: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if line.startswith("> "):
+            found.append((line[2:], []))
+        else:
+            assert line.startswith("< "), line
+            found[-1][1].append(line[2:])
+    return found
+
+
+def test_the_rtpproxy_examples_are_what_the_code_answers() -> None:
+    transport = DocumentedTransport(documented=iter((31652, 33516, 30418, 39004, 36220, 31008, 35710, 32866)))
+    service = RtpproxyService(calls_on(transport), "198.51.100.2")
+    asked = []
+    for number, (request, documented) in enumerate(dialogue(UDP), 1):
+        cookie, line = rtpproxy.split(request.encode())
+        reply, _ = service.answer(cookie, line, 8.0 if transport.heard else 0.0, 0.0)
+        assert reply.decode() == "".join(f"{line}\n" for line in documented), request
+        assert cookie == b"5312_%d" % number
+        asked.append(line[:1].decode())
+        if asked[-1] == "L":
+            transport.hear()
+    assert "".join(asked) == "VVVULQDDUULLUULULPU"
+
+
+def test_the_mediaproxy_examples_are_what_the_code_answers() -> None:
+    transport = DocumentedTransport(documented=iter((31652, 33516, 30418, 39004)))
+    service = OpenserService(calls_on(transport), lambda: (0, 0))
+    asked = []
+    for request, documented in dialogue(TCP):
+        clients = ["127.0.0.1:40712", "127.0.0.1:40698"]
+        reply = service.answer(request.encode(), 8.0 if transport.heard else 0.0, clients)
+        assert reply.decode() == "".join(f"{line}\n" for line in documented), request
+        asked.append(request.split()[0])
+        if asked[-1] == "lookup":
+            transport.hear()
+    assert asked == ["version", "request", "lookup", "status", "controls", "delete", "quit"]
+
+
+def test_the_readme_shows_a_piece_of_them() -> None:
+    shown = dialogue(section(README, "The older protocols"))
+    assert shown and all(exchange in dialogue(UDP) for exchange in shown)
+
+
+def test_the_wrong_port_is_named_as_documented() -> None:
+    request = dialogue(section(README, "The older protocols"))[0][0]
+    assert f"WARNING: request from 127.0.0.1: {name_protocol(request.encode())}\n" in README
+
+
+@pytest.mark.parametrize("letter", sorted(rtpproxy._COMMANDS))
+def test_each_rtpproxy_command_has_its_row(letter: bytes) -> None:
+    assert f"`{letter.decode()}`" in [row[0] for row in rows(section(UDP, "Commands"))]
+
+
+@pytest.mark.parametrize("letter", "PSRCIXGN")
+def test_each_rtpproxy_command_that_is_refused_is_named(letter: str) -> None:
+    with pytest.raises(rtpproxy.Unmatched):
+        rtpproxy.parse(f"{letter} call from to".encode())
+    refused = section(UDP, "Commands").partition("* `P` (play)")
+    assert f"`{letter}`" in "".join(refused[1:])
+
+
+@pytest.mark.parametrize("feature", sorted(rtpproxy._FEATURES))
+def test_each_rtpproxy_extension_is_named(feature: bytes) -> None:
+    assert f"`{feature.decode()}`" in section(UDP, "Commands")
+
+
+@pytest.mark.parametrize("word", [*sorted(openser._WORDS), b"request", b"lookup", b"delete"])
+def test_each_mediaproxy_command_has_its_row(word: bytes) -> None:
+    assert any(f"`{word.decode()}`" in row[0] for row in rows(section(TCP, "Lines")))
 
 
 def test_the_wire_example_is_right() -> None:
@@ -344,7 +459,7 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_lines_and_links(path: Path) -> None:
     text = path.read_text()
     assert max(map(len, text.splitlines())) <= 120
