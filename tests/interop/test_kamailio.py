@@ -26,7 +26,7 @@ from kamailio.scenario import (
     step,
 )
 from kamailio.site import SERVER, Site, User, talk
-from systemlab.daemon import PROGRAM
+from systemlab.daemon import PROGRAM, wait_until
 from systemlab.media import receive, relayed, silent
 
 CALL = (invite(), answered(), button(), step("bye"))
@@ -165,15 +165,15 @@ def test_hold_and_resume(site: Site, offered: str, answer: str) -> None:
     talk(caller, callee)
 
     caller.phone.press()
-    assert callee.listen(2).audio.remote.direction == offered
-    assert caller.listen(2).audio.remote.direction == answer
+    assert callee.listen(2).direction == offered
+    assert caller.listen(2).direction == answer
     if offered == "sendonly":
         relayed(caller.audio, callee.audio)  # music on hold
     assert silent([caller.audio.rtp, callee.audio.rtp])
     site.is_up(caller.phone.call_id)
 
     caller.phone.press()
-    assert callee.listen(3).audio.remote.direction == "sendrecv"
+    assert callee.listen(3).direction == "sendrecv"
     caller.listen(3)
     talk(caller, callee)
     caller.phone.press()
@@ -193,6 +193,11 @@ def test_hold_with_the_null_address(site: Site) -> None:
     caller.phone.press()
     assert callee.phone.heard(2).address == "0.0.0.0"
     caller.listen(2)
+    sent = callee.audio.send()
+    if site.protocol == "ng":
+        assert silent([caller.audio.rtp])
+    else:  # the module says where SIP comes from in place of the null address, so no proxy can know
+        assert receive(caller.audio.rtp)[0] == sent
     caller.phone.press()
     callee.listen(3)
     caller.listen(3)
@@ -206,8 +211,8 @@ def test_forked_call(site: Site, early: Callable[[], str], bodies: int) -> None:
     bob = site.callee(scenario(early(), button(), accept(), step("hung-up")))
     carol = site.callee(scenario(early(), cancelled()), "carol")
     caller = site.caller(scenario(invite(), answered(provisional=2), button(), step("bye")))
-    for user in (bob.listen(), carol.listen()):
-        user.audio.remote = user.phone.heard()
+    bob.listen()
+    carol.listen()
     caller.phone.wait_for("provisional response of both", RINGING, 2)
     bob.phone.press()
     caller.listen(bodies)
@@ -223,9 +228,7 @@ def test_cancel(site: Site) -> None:
     caller.listen()
     callee.listen()
     site.is_up(caller.phone.call_id)
-    # early media: a ring tone that the callee makes
-    heard = [callee.audio.send() for _ in range(10)]
-    assert receive(caller.audio.rtp)[0] in heard
+    relayed(callee.audio, caller.audio)  # a ring tone that the callee makes
     caller.phone.press()
     finish(site, caller, callee)
 
@@ -309,13 +312,13 @@ def test_one_control_datagram_in_five_is_lost(own_site: Site) -> None:
         own_site.is_gone(call_id)
     wire.loss = 0
 
-    exchanges = wire.exchanges.values()
+    exchanges = list(wire.exchanges.values())
+    assert wait_until(lambda: all(len(each.replies) == each.requests for each in exchanges))
     assert sum(each.lost_requests for each in exchanges) >= 3
     assert sum(each.lost_replies for each in exchanges) >= 3
     repeated = [each for each in exchanges if each.requests > 1]
     assert repeated
     for each in exchanges:
-        assert len(each.replies) == each.requests
         assert len(set(each.replies)) == 1, "a repeated request was executed again"
 
 

@@ -32,6 +32,12 @@ class User:
     phone: Phone
     audio: Media
 
+    @property
+    def direction(self) -> str | None:
+        """The direction attribute of the last SDP."""
+        assert self.audio.remote
+        return self.audio.remote.direction
+
     def listen(self, count: int = 1) -> User:
         """Wait for the phone's SDP number ``count``, and from now on send media where it says."""
         self.audio.remote = self.phone.heard(count)
