@@ -6,11 +6,13 @@ not named below leaves as it came.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rtpengine import ProtocolError
 from rtpengine.media import DIRECTIONS, PROFILES, Endpoint, MediaOffer, MediaPlan, Signalling
-from rtpengine.sdp import MediaDescription, Part, Session, SessionDescription, is_bundle, join_lines
+from rtpengine.sdp import MediaDescription, Part, Session, SessionDescription, Span, join
 
 # RFC 8839 5 and RFC 8840: no ICE agent sits here, so none may be promised to the recipient.
 _ICE = {
@@ -28,9 +30,38 @@ _DTLS = {"a=fingerprint", "a=setup", "a=tls-id"}
 _RTP = {"a=crypto", "a=extmap", "a=extmap-allow-mixed", "a=rtcp-mux", "a=rtcp-mux-only"}
 _BUNDLE = {"a=mid", "a=bundle-only"}
 
-_REMOVED_FROM_SESSION = frozenset(_ICE | _DTLS | _RTP | {f"a={name}" for name in DIRECTIONS})
-_REMOVED_FROM_RTP = _REMOVED_FROM_SESSION | {"a=rtcp"}
-_REMOVED_FROM_OPAQUE = frozenset(_ICE)
+_OF_SESSION = _ICE | _DTLS | _RTP | {f"a={name}" for name in DIRECTIONS}
+_OF_RTP = _OF_SESSION | {"a=rtcp"}
+
+
+def _any_of(names: list[str]) -> str:
+    """A pattern for one of these sorted names that goes by their letters: re would try one name after the other."""
+    branches = [
+        letter and re.escape(letter) + _any_of([name[1:] for name in same])
+        for letter, same in groupby(names, lambda name: name[:1])
+    ]
+    return f"(?:{'|'.join(reversed(branches))})"  # the longer name first
+
+
+def _lines(keys: Iterable[str], further: str = "") -> re.Pattern[str]:
+    """What finds the lines of these attributes, each with the LF in front; a colon or a blank ends a name.
+
+    One pass through the text of a part in C takes the place of a decision per line.
+    """
+    names = _any_of(sorted(key.removeprefix("a=") for key in keys))
+    return re.compile(rf"\na=(?:{names}(?![^:\s]){further}).*+")
+
+
+_BUNDLE_GROUP = r"|group[:\s]BUNDLE(?: |[^\S\n]*+(?!.))"
+_REMOVED_FROM_SESSION = _lines(_OF_SESSION, _BUNDLE_GROUP)
+_REMOVED_BUT_DTLS = _lines(_OF_SESSION - _DTLS, _BUNDLE_GROUP)
+# By whether the section is RTP and whether it leaves a bundle.
+_REMOVED_FROM_SECTION = {
+    (True, False): _lines(_OF_RTP),
+    (True, True): _lines(_OF_RTP | _BUNDLE),
+    (False, False): _lines(_ICE),
+    (False, True): _lines(_ICE | _BUNDLE),
+}
 
 _DISCARD_PORT = 9  # RFC 9429: with the null address, "I do not know yet"
 
@@ -61,10 +92,10 @@ def rewrite(sdp: SessionDescription, how: Signalling, plans: Sequence[MediaPlan]
         own = plans[first : first + len(session.media)]
         first += len(own)
         address = _address([*own, *plans], how, fallback)
-        out += _session(session, own, how, address)
+        out.append(_session(session, own, how, address))
         for section, plan in zip(session.media, own, strict=True):
-            out += _section(session, section, plan, how, address)
-    return join_lines(out + sdp.tail)
+            out.append(_section(session, section, plan, how, address))
+    return join(out, sdp.tail)
 
 
 def _require_supported(protocol: str) -> None:
@@ -85,7 +116,7 @@ def _offer(session: Session, section: MediaDescription, how: Signalling) -> Medi
     _require_supported(protocol)
     endpoint = _endpoint(session, source, how)
     rtcp, rtcp_mux = _rtcp(source, endpoint, how) if protocol in PROFILES else (None, False)
-    return MediaOffer(kind, endpoint, rtcp, protocol, pairs, direction, rtcp_mux=rtcp_mux)
+    return MediaOffer(kind, endpoint, rtcp, protocol, pairs, direction, False, rtcp_mux)
 
 
 def _transport(session: Session, section: MediaDescription) -> MediaDescription:
@@ -113,10 +144,13 @@ def _endpoint(session: Session, section: MediaDescription, how: Signalling) -> E
 
 def _rtcp(section: MediaDescription, rtp: Endpoint | None, how: Signalling) -> tuple[Endpoint | None, bool]:
     """The separate RTCP endpoint if one is known, and whether RTCP shares the RTP port instead (RFC 3605, RFC 5761)."""
-    port, pairs = section.media.port, section.media.pairs
+    _, port, pairs, _ = section.media
+    if "\na=rtcp" not in section.text and rtp is not None and pairs == 1:
+        # What most sections say is found with one look instead of one for each attribute.
+        return (None if port == 65535 else Endpoint(rtp.address, port + 1)), False
     named = section.rtcp
     rtcp_port = named.port if isinstance(named, Endpoint) else named or port + 1
-    if rtcp_port == port or section.has("a=rtcp-mux") or section.has("a=rtcp-mux-only"):
+    if rtcp_port == port or section.has_rtcp_mux:
         return None, True
     if rtcp_port + 2 * (pairs - 1) > 65535:
         return None, False
@@ -130,31 +164,30 @@ def _address(plans: Sequence[MediaPlan], how: Signalling, fallback: str | None) 
     """Our address for the session level and for disabled sections: that of the first section that has one."""
     if how.media_address is not None:
         return how.media_address
-    return next((plan.local.address for plan in plans if plan.local is not None), fallback)
+    for plan in plans:
+        if plan.local is not None:
+            return plan.local.address
+    return fallback
 
 
-def _session(session: Session, plans: Sequence[MediaPlan], how: Signalling, address: str | None) -> list[str]:
-    lines = session.lines.copy()
+def _session(session: Session, plans: Sequence[MediaPlan], how: Signalling, address: str | None) -> str:
+    text = session.text
     if session.media:
-        _replace_origin(session, how, lines, address)
+        spans = []
+        if "origin" in how.replace and session.origin is not None and not session.origin.is_null:
+            spans.append(session.origin_span)
         inheriting = [plan for section, plan in zip(session.media, plans, strict=True) if section.connection is None]
         if (inheriting or "session-connection" in how.replace) and not _keeps_null(session, inheriting):
-            _replace_connections(session, lines, address)
-    removed = _REMOVED_FROM_SESSION
-    if "a=fingerprint" in session.present and any(_is_opaque_tls(section) for section in session.media):
-        removed -= _DTLS
-    group = len("a=group:")
-    return [
-        line
-        for line, key in zip(lines, session.keys, strict=True)
-        if key not in removed and not (key == "a=group" and is_bundle(line[group:]))
-    ]
+            spans += session.connections
+        text = _readdressed(text, spans, address)
+    return (_REMOVED_BUT_DTLS if _inherits_dtls(session) else _REMOVED_FROM_SESSION).sub("", text)
 
 
-def _replace_origin(session: Session, how: Signalling, lines: list[str], address: str | None) -> None:
-    origin, index = session.origin, session.origin_line
-    if "origin" in how.replace and origin is not None and not origin.is_null:
-        lines[index] = _with_address(lines[index], 4, address)
+def _inherits_dtls(session: Session) -> bool:
+    """Whether a section through which TLS passes unseen needs what the session level says about it."""
+    if "\na=fingerprint" not in session.text or next(session.values("a=fingerprint"), None) is None:
+        return False
+    return any(map(_is_opaque_tls, session.media))
 
 
 def _keeps_null(part: Part, plans: Sequence[MediaPlan]) -> bool:
@@ -170,61 +203,55 @@ def _is_opaque_tls(section: MediaDescription) -> bool:
     return "TLS" in protocol and protocol not in PROFILES
 
 
-def _section(
-    session: Session, section: MediaDescription, plan: MediaPlan, how: Signalling, address: str | None
-) -> list[str]:
-    lines = section.lines.copy()
+def _section(session: Session, section: MediaDescription, plan: MediaPlan, how: Signalling, address: str | None) -> str:
     rtp = section.media.protocol.upper() in PROFILES
-    lines[0] = _media_line(lines[0], plan, rtp)
+    text = section.text
     if section.connections and not _keeps_null(section, [plan]):
         if plan.local is not None and how.media_address is None:
             address = plan.local.address
-        _replace_connections(section, lines, address)
-    removed = _REMOVED_FROM_RTP if rtp else _REMOVED_FROM_OPAQUE
-    if session.is_bundled:
-        removed |= _BUNDLE
-    lines = [line for line, key in zip(lines, section.keys, strict=True) if key not in removed]
-    return lines + (_rtp_lines(plan) if rtp else _opaque_lines(session, section))
+        text = _readdressed(text, section.connections, address)
+    text = _REMOVED_FROM_SECTION[rtp, session.is_bundled].sub("", _replanned(text, section, plan, rtp))
+    return text + (_rtp_lines(plan) if rtp else _opaque_lines(session, section))
 
 
-def _media_line(line: str, plan: MediaPlan, rtp: bool) -> str:
-    words = line.split(" ", 3)
-    port, pairs = (0, 1) if plan.local is None else (plan.local.port, plan.pairs)
-    words[1] = f"{port}/{pairs}" if pairs > 1 else f"{port}"
+def _replanned(text: str, section: MediaDescription, plan: MediaPlan, rtp: bool) -> str:
+    """The text with our port and profile in its first line."""
+    kind, _, _, protocol = section.media
+    start = len("\nm= ") + len(kind)
+    end = text.index(" ", start) + 1 + len(protocol)
     if rtp and plan.protocol in PROFILES:
-        words[2] = plan.protocol + ("\r" if words[2].endswith("\r") else "")
-    return " ".join(words)
+        protocol = plan.protocol
+    port, pairs = (0, 1) if plan.local is None else (plan.local.port, plan.pairs)
+    return f"{text[:start]}{port}{f'/{pairs}' if pairs > 1 else ''} {protocol}{text[end:]}"
 
 
-def _rtp_lines(plan: MediaPlan) -> list[str]:
+def _rtp_lines(plan: MediaPlan) -> str:
     """The lines that end an RTP section, with the CR of their CR LF (sdp.md 6.2)."""
     if plan.local is None:
-        return ["a=inactive\r"]
-    lines = [f"a={plan.direction.attribute}\r"]
+        return "\na=inactive\r"
+    text = f"\na={plan.direction.attribute}\r"
     if plan.rtcp_port is not None:
-        lines.append(f"a=rtcp:{plan.rtcp_port}\r")
-    if plan.rtcp_mux:
-        lines.append("a=rtcp-mux\r")
-    return lines
+        text += f"\na=rtcp:{plan.rtcp_port}\r"
+    return text + "\na=rtcp-mux\r" if plan.rtcp_mux else text
 
 
-def _opaque_lines(session: Session, section: MediaDescription) -> list[str]:
+def _opaque_lines(session: Session, section: MediaDescription) -> str:
     """A section that is not RTP keeps its own direction, and is given the one that has left the session level."""
     inherited = session.direction
-    return [] if inherited is None or section.direction is not None else [f"a={inherited.attribute}\r"]
+    return "" if inherited is None or section.direction is not None else f"\na={inherited.attribute}\r"
 
 
-def _replace_connections(part: Part, lines: list[str], address: str | None) -> None:
-    """Replace the address of every c= line of a part: a second one would lead the media past us."""
-    for index in part.connections:
-        lines[index] = _with_address(lines[index], 1, address)
+def _readdressed(text: str, spans: Sequence[Span], address: str | None) -> str:
+    """The text with these address types and addresses replaced; None is the null address of the type there.
 
-
-def _with_address(line: str, index: int, address: str | None) -> str:
-    """The line with its words ``index`` (address type) and the next replaced; None is the null address of that type."""
-    words = line.split(" ", index + 2)
-    if address is None:
-        address = "::" if words[index] in ("IP6", "ip6") else "0.0.0.0"
-    end = "\r" if words[index + 1].endswith("\r") else ""
-    words[index : index + 2] = ["IP6" if ":" in address else "IP4", address + end]
-    return " ".join(words)
+    That is every c= line of a part: a second one would lead the media past us.
+    """
+    pieces, done = [], 0
+    for start, end in sorted(spans):
+        if address is None:
+            words = "IP6 ::" if text.startswith(("IP6", "ip6"), start) else "IP4 0.0.0.0"
+        else:
+            words = f"IP6 {address}" if ":" in address else f"IP4 {address}"
+        pieces += [text[done:start], words]
+        done = end
+    return "".join([*pieces, text[done:]])

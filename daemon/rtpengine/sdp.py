@@ -7,10 +7,9 @@ session its own lines followed by media sections (``m=``); sections are numbered
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from ipaddress import ip_address
-from itertools import pairwise
-from re import ASCII, IGNORECASE
+from functools import cache, lru_cache
+from ipaddress import IPv6Address
+from re import ASCII, IGNORECASE, Pattern, escape
 from re import compile as re_compile
 from typing import NamedTuple, TypeVar
 
@@ -23,13 +22,38 @@ MAX_SECTIONS = 64
 MAX_PAIRS = 10
 
 _FAMILIES = {"IP4": IPV4, "ip4": IPV4, "IP6": IPV6, "ip6": IPV6}
-# One match per line, Part.keys holds them; '' for a malformed line. A blank ends a name: some phones leave one there.
-_KEYS = re_compile(r"(a=[^:\s]*+|[vocmbsiueptrzk]=|).*+\n").findall
+# Patterns over a body begin with the LF in front of a line: re looks for such a literal as fast as str.find() does.
+_MALFORMED = re_compile(r"\n(?![vocmbsiueptrzka]=)").search
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_QUAD = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
+_DOTTED_QUAD = re_compile(_QUAD).fullmatch
+# What nearly all bodies say in these lines is read with one match; what it does not cover takes the long way.
+_PLAIN_CONNECTION = re_compile(rf"\nc=IN (IP4 ({_QUAD}))(?=\r?(?:\n|\Z))").match
+_PLAIN_ORIGIN = re_compile(rf"\no=[^ \n]++ [^ \n]++ [^ \n]++ IN (IP4 ({_QUAD}))(?=\r?(?:\n|\Z))").match
+_PLAIN_MEDIA = re_compile(r"\nm=([!-~]++) ([0-9]{1,5}) ([!-~]++)(?= |\r?(?:\n|\Z))").match
+# The same words of any line that has been accepted.
+_CONNECTION_WORDS = re_compile(r"\nc=.. ([^ \n]++ [^ \r\n]++)").match
+_ORIGIN_WORDS = re_compile(r"\no=(?:[^ \n]++ ){4}([^ \n]++ [^ \r\n]++)").match
 # RFC 1123 2.1: the last label is not a number.
 _HOST_NAME = re_compile(r"(?=.{1,253}$)(?:[A-Z0-9_][A-Z0-9_-]{0,62}\.)*[A-Z_][A-Z0-9_-]{0,62}\.?", ASCII | IGNORECASE)
 # Where one level contradicts itself, the more cautious reading wins over sendrecv.
-_DIRECTIONS = {f"a={name}": DIRECTIONS[name] for name in ("recvonly", "sendonly", "inactive", "sendrecv")}
+_BY_CAUTION = ("recvonly", "sendonly", "inactive", "sendrecv")
+_BLANK_TO_END = r"[^\S\n]*+(?!.)"
+_RTCP_MUX = re_compile(rf"\na=rtcp-mux(?:-only)?{_BLANK_TO_END}").search
+_STATED_DIRECTIONS = re_compile(rf"\na=({'|'.join(_BY_CAUTION)}){_BLANK_TO_END}").findall
 _T = TypeVar("_T")
+
+# Where words begin and end in the text of a part.
+Span = tuple[int, int]
+
+
+class _BadLine(Exception):
+    """What is wrong with the line at whose LF ``at`` points in the text of a part: lines are counted only then."""
+
+    def __init__(self, at: int, reason: str) -> None:
+        super().__init__(reason)
+        self.at = at
+        self.reason = reason
 
 
 class Address(NamedTuple):
@@ -56,66 +80,65 @@ class MediaLine(NamedTuple):
 class Part:
     """The lines of one level, the first of which opens it.
 
-    ``lines`` carry no LF but the CR that they came with. ``keys`` say at the same index what a line is: ``a=rtcp``
-    for an attribute of that name, ``m=`` for another type; ``present`` is the set of them.
-    ``connections`` are the indices of the c= lines, of which the first counts.
+    ``text`` is every line behind its LF, so that a line is found by how it begins, the first one by ``text[3:]``.
+    A body is not cut into lines: most of them only pass, and to search for the others is cheaper than a loop over all.
+    ``connection`` is that of the first c= line, ``connections`` say for each c= line where in ``text`` its address
+    type and address stand.
     """
 
-    __slots__ = ("connection", "connections", "keys", "lines", "present")
+    __slots__ = ("connection", "connections", "text")
 
-    def __init__(self, lines: list[str], keys: list[str], before: int) -> None:
-        """Interpret lines that ``before`` others precede in the body."""
-        self.lines = lines
-        self.keys = keys
-        self.present = set(keys)
+    def __init__(self, text: str) -> None:
+        """Interpret the text of a level; raise _BadLine."""
+        self.text = text
         self.connection: Address | None = None
-        self.connections: list[int] = []
-        if "c=" in self.present:
-            self.connections = self._indices("c=")
-            addresses = [_interpret(parse_connection, lines, index, before) for index in self.connections]
-            self.connection = addresses[0]
+        self.connections: list[Span] = []
+        at = text.find("\nc=")
+        while at >= 0:
+            address, span = _connection(text, at)
+            self.connection = self.connection or address
+            self.connections.append(span)
+            at = text.find("\nc=", at + 1)
 
     def values(self, key: str) -> Iterator[str]:
         """Yield what stands behind the colon of each ``a=name`` line in order, '' for an attribute without a value."""
-        for index in self._indices(key):
-            yield self.lines[index][len(key) :].removesuffix("\r").removeprefix(":")
-
-    def _indices(self, key: str) -> list[int]:
-        found: list[int] = []
-        for _ in range(self.keys.count(key)):
-            found.append(self.keys.index(key, found[-1] + 1 if found else 0))
-        return found
+        for found in _valued(key).finditer(self.text):
+            yield found[1].removesuffix("\r")
 
     def has(self, key: str) -> bool:
         """Whether the attribute is there as a property, which means without a value."""
-        return key in self.present and any(self.lines[index].rstrip() == key for index in self._indices(key))
+        return _bare(key).search(self.text) is not None
 
     @property
     def direction(self) -> Direction | None:
         """The direction stated at this very level (RFC 3264 5.1), None if it is silent."""
-        for key, direction in _DIRECTIONS.items():
-            if key in self.present and self.has(key):
-                return direction
-        return None
+        stated = _STATED_DIRECTIONS(self.text)
+        if not stated:
+            return None
+        return DIRECTIONS[stated[0] if len(stated) == 1 else min(stated, key=_BY_CAUTION.index)]
 
 
 class Session(Part):
-    """The session level of one ``v=``, and the media sections that follow it; ``origin_line`` is an index."""
+    """The session level of one ``v=``, and the media sections that follow it.
 
-    __slots__ = ("media", "origin", "origin_line")
+    ``origin_span`` says where in ``text`` the address type and the address of ``origin`` stand.
+    """
 
-    def __init__(self, lines: list[str], keys: list[str], before: int) -> None:
-        super().__init__(lines, keys, before)
-        if lines[0].removesuffix("\r") != "v=0":
-            raise _failure(before, "version is not 0")
+    __slots__ = ("media", "origin", "origin_span")
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        if not text.startswith("\nv=0\r\n") and text.split("\n", 2)[1] not in ("v=0", "v=0\r"):
+            raise _BadLine(0, "version is not 0")
         self.media: list[MediaDescription] = []
         self.origin: Address | None = None
-        self.origin_line = 0
-        if "o=" in self.present:
-            self.origin_line = keys.index("o=")
-            self.origin = _interpret(parse_origin, lines, self.origin_line, before)
-            if keys.count("o=") > 1:
-                raise _failure(before + keys.index("o=", self.origin_line + 1), "second o=")
+        self.origin_span: Span = (0, 0)
+        at = text.find("\no=")
+        if at >= 0:
+            self.origin, self.origin_span = _origin(text, at)
+            second = text.find("\no=", at + 1)
+            if second >= 0:
+                raise _BadLine(second, "second o=")
 
     @property
     def bundles(self) -> list[list[str]]:
@@ -125,27 +148,28 @@ class Session(Part):
     @property
     def is_bundled(self) -> bool:
         """Whether the first group of the session is a BUNDLE."""
-        return "a=group" in self.present and is_bundle(next(self.values("a=group")))
+        return "\na=group" in self.text and is_bundle(next(self.values("a=group"), ""))
 
 
 class MediaDescription(Part):
-    """One media section; ``lines[0]`` is its m= line.
+    """One media section; its first line is its m= line.
 
     It does not know its session: a cycle would leave every body to the garbage collector.
     """
 
     __slots__ = ("media",)
 
-    def __init__(self, lines: list[str], keys: list[str], before: int) -> None:
-        super().__init__(lines, keys, before)
-        self.media = _interpret(parse_media_line, lines, 0, before)
-        if "o=" in self.present:
-            raise _failure(before + keys.index("o="), "o= in a media section")
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.media = _media_line(text)
+        at = text.find("\no=")
+        if at >= 0:
+            raise _BadLine(at, "o= in a media section")
 
     @property
     def rtcp(self) -> Endpoint | int | None:
         """What the first well-formed ``a=rtcp`` says (see :func:`parse_rtcp`), None without one."""
-        if "a=rtcp" in self.present:
+        if "\na=rtcp:" in self.text:
             for value in self.values("a=rtcp"):
                 try:
                     return parse_rtcp(value)
@@ -153,17 +177,22 @@ class MediaDescription(Part):
                     continue
         return None
 
+    @property
+    def has_rtcp_mux(self) -> bool:
+        """Whether RTCP may share the RTP port (RFC 5761), or has to (RFC 8858)."""
+        return _RTCP_MUX(self.text) is not None
+
 
 class SessionDescription:
     """A whole body: its sessions, and its media sections in order of the text.
 
-    ``tail`` is what follows the LF of the last line, split at LF: [''], or empty lines.
+    ``tail`` is what follows the last line: its LF, and empty lines.
     ``unsent`` is the terminator that the last line had not, but has here.
     """
 
     __slots__ = ("media", "sessions", "tail", "unsent")
 
-    def __init__(self, sessions: list[Session], tail: list[str], unsent: str = "") -> None:
+    def __init__(self, sessions: list[Session], tail: str, unsent: str = "") -> None:
         self.sessions = sessions
         self.tail = tail
         self.unsent = unsent
@@ -176,34 +205,30 @@ class SessionDescription:
         Raise ProtocolError("Failed to parse SDP: ...") for anything that sdp.md 2 does not allow.
         """
         text = data.decode("utf-8", "surrogateescape")
-        lines = text.split("\n")
-        if len(data) > MAX_SIZE or len(lines) > MAX_LINES:
+        if len(data) > MAX_SIZE or text.count("\n") >= MAX_LINES:
             raise ProtocolError(f"Failed to parse SDP: more than {MAX_SIZE} bytes or {MAX_LINES} lines")
-        if len(data) < 2:
-            return cls([], lines)
-        end = len(lines)
-        while end and lines[end - 1] in ("", "\r"):
-            end -= 1
-        tail, unsent = lines[end:], ""
-        del lines[end:]
+        end = _end(text)
+        if len(data) < 2 or text[:end] in ("", "\r"):
+            return cls([], text)
+        tail, unsent = text[end:], ""
+        text = "\n" + text[:end]
         if not tail:
-            unsent, tail = "\n" if lines[-1][-1] == "\r" else "\r\n", [""]
-            lines[-1] += unsent[:-1]
-        return cls(_sessions(lines), tail, unsent)
+            unsent, tail = "\n" if text[-1] == "\r" else "\r\n", "\n"
+            text += unsent[:-1]
+        return cls(_sessions(text), tail, unsent)
 
     def serialize(self) -> bytes:
         """The body, byte for byte as it was parsed."""
-        lines: list[str] = []
+        texts: list[str] = []
         for session in self.sessions:
-            lines += session.lines
-            for section in session.media:
-                lines += section.lines
-        return join_lines(lines + self.tail).removesuffix(self.unsent.encode())
+            texts.append(session.text)
+            texts += [section.text for section in session.media]
+        return join(texts, self.tail).removesuffix(self.unsent.encode())
 
 
-def join_lines(lines: list[str]) -> bytes:
-    """The bytes of lines that carry no LF."""
-    return "\n".join(lines).encode("utf-8", "surrogateescape")
+def join(texts: list[str], tail: str) -> bytes:
+    """The bytes of a body whose parts have these texts."""
+    return ("".join(texts)[1:] + tail).encode("utf-8", "surrogateescape")
 
 
 def is_bundle(value: str) -> bool:
@@ -211,24 +236,49 @@ def is_bundle(value: str) -> bool:
     return value.rstrip() == "BUNDLE" or value.startswith("BUNDLE ")
 
 
-def _sessions(lines: list[str]) -> list[Session]:
-    if not lines:
-        return []
-    keys = _KEYS("\n".join(lines) + "\n")
-    if "" in keys:
-        index = keys.index("")
-        raise _failure(index, "unknown type letter" if lines[index][1:2] == "=" else "not of the form letter=value")
-    if keys[0] != "v=":
-        raise _failure(0, "v= expected first")
-    starts = [index for index, key in enumerate(keys) if key == "m=" or key == "v="]
-    if len(starts) - keys.count("v=") > MAX_SECTIONS:
+@cache
+def _valued(key: str) -> Pattern[str]:
+    """What finds the values of an attribute: a colon or a blank ends its name, some phones leave one there."""
+    return re_compile(rf"\n{escape(key)}(?![^:\s]):?+(.*+)")
+
+
+@cache
+def _bare(key: str) -> Pattern[str]:
+    """What finds an attribute without a value."""
+    return re_compile(rf"\n{escape(key)}{_BLANK_TO_END}")
+
+
+def _end(text: str) -> int:
+    """Where the last line ends that is not empty, but for its LF."""
+    end = len(text)
+    while text.endswith(("\n", "\n\r"), 0, end):
+        end -= 1 if text[end - 1] == "\n" else 2
+    return end
+
+
+def _sessions(body: str) -> list[Session]:
+    """The sessions of a body each line of which has its LF in front."""
+    malformed = _MALFORMED(body)
+    if malformed is not None:
+        at = malformed.start()
+        unknown = body[at + 1] != "\n" and body[at + 2 : at + 3] == "="
+        raise _failure(body, at, "unknown type letter" if unknown else "not of the form letter=value")
+    if not body.startswith("\nv="):
+        raise _failure(body, 0, "v= expected first")
+    texts = [text.split("\nm=") for text in body.split("\nv=")[1:]]
+    if sum(map(len, texts)) - len(texts) > MAX_SECTIONS:
         raise ProtocolError(f"Failed to parse SDP: more than {MAX_SECTIONS} media sections")
     sessions: list[Session] = []
-    for start, end in pairwise([*starts, len(keys)]):
-        if keys[start] == "v=":
-            sessions.append(Session(lines[start:end], keys[start:end], start))
-        else:
-            sessions[-1].media.append(MediaDescription(lines[start:end], keys[start:end], start))
+    start = 0
+    try:
+        for level, *sections in texts:
+            sessions.append(Session("\nv=" + level))
+            start += 3 + len(level)
+            for section in sections:
+                sessions[-1].media.append(MediaDescription("\nm=" + section))
+                start += 3 + len(section)
+    except _BadLine as error:
+        raise _failure(body, start + error.at, error.reason) from None
     return sessions
 
 
@@ -298,39 +348,78 @@ def parse_rtcp(value: str) -> Endpoint | int:
         raise ProtocolError("bad port in a=rtcp")
     if not rest.strip():
         return port
+    if rest.startswith("IN IP4 ") and _DOTTED_QUAD(rest, 7):  # nearly always, and sooner done
+        return Endpoint(rest[7:], port)
     address = parse_connection(rest)
     return port if address.text is None else Endpoint(address.text, port)
 
 
 def _canonical(family: int, literal: str) -> str | None:
     """The canonical text of an address literal of this family, None if it is none."""
-    if family == IPV6 and literal[:1] == "[" and literal[-1:] == "]":
+    if family == IPV4:
+        return literal if _DOTTED_QUAD(literal) else None  # IPv4Address() says the same, slowly
+    if literal[:1] == "[" and literal[-1:] == "]":
         literal = literal[1:-1]
     # A zone means nothing to anybody else; the length keeps rubbish out of the cache.
-    return None if "%" in literal or len(literal) > 45 else _canonical_literal(family, literal)
+    return None if "%" in literal or len(literal) > 45 else _canonical_ipv6(literal)
 
 
 @lru_cache(maxsize=4096)
-def _canonical_literal(family: int, literal: str) -> str | None:
+def _canonical_ipv6(literal: str) -> str | None:
     try:
-        address = ip_address(literal)
+        return str(IPv6Address(literal))
     except ValueError:
         return None
-    return str(address) if address.version == family else None
 
 
 def _number(text: str) -> int | None:
     return int(text) if 1 <= len(text) <= 5 and text.isascii() and text.isdigit() else None
 
 
-def _interpret(parse: Callable[[str], _T], lines: list[str], index: int, before: int) -> _T:
-    """The parsed value of one line of a part that ``before`` lines precede."""
+def _connection(text: str, at: int) -> tuple[Address, Span]:
+    """What the c= line says at whose LF ``at`` points, and where its address type and address stand."""
+    plain = _PLAIN_CONNECTION(text, at)
+    if plain is not None:
+        return Address(IPV4, plain[2]), plain.span(1)
+    address = _interpret(parse_connection, text, at)
+    words = _CONNECTION_WORDS(text, at)
+    assert words is not None
+    return address, words.span(1)
+
+
+def _origin(text: str, at: int) -> tuple[Address, Span]:
+    """The same for an o= line."""
+    plain = _PLAIN_ORIGIN(text, at)
+    if plain is not None:
+        return Address(IPV4, plain[2]), plain.span(1)
+    address = _interpret(parse_origin, text, at)
+    words = _ORIGIN_WORDS(text, at)
+    assert words is not None
+    return address, words.span(1)
+
+
+def _media_line(text: str) -> MediaLine:
+    """What the m= line says that begins a section."""
+    plain = _PLAIN_MEDIA(text)
+    if plain is not None:
+        kind, digits, protocol = plain.groups()
+        port = int(digits)
+        if port <= 65535:
+            return MediaLine(kind, port, 1, protocol)
+    return _interpret(parse_media_line, text, 0)
+
+
+def _interpret(parse: Callable[[str], _T], text: str, at: int) -> _T:
+    """The parsed value of the line at whose LF ``at`` points."""
+    end = text.find("\n", at + 1)
+    value = text[at + 3 : end] if end >= 0 else text[at + 3 :]
     try:
-        return parse(lines[index][2:].removesuffix("\r"))
+        return parse(value.removesuffix("\r"))
     except ProtocolError as error:
-        raise _failure(before + index, str(error)) from None
+        raise _BadLine(at, str(error)) from None
 
 
-def _failure(before: int, reason: str) -> ProtocolError:
-    """A syntax error in the line that ``before`` others precede; it never quotes the line, which may be raw bytes."""
-    return ProtocolError(f"Failed to parse SDP: line {before + 1}: {reason}")
+def _failure(body: str, at: int, reason: str) -> ProtocolError:
+    """A syntax error in the line at whose LF ``at`` points; it never quotes the line, which may be raw bytes."""
+    number = body.count("\n", 0, at + 1)
+    return ProtocolError(f"Failed to parse SDP: line {number}: {reason}")

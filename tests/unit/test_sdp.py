@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,11 @@ def test_empty_bodies_have_no_sessions(data: bytes) -> None:
         (b"a=x\r\n", "line 1: v= expected first"),
         (b"\r\nv=0\r\n", "line 1: not of the form letter=value"),
         (b"v=0\r\n\r\ns=-\r\n", "line 2: not of the form letter=value"),
+        (b"v=0\n\n=x\n", "line 2: not of the form letter=value"),
+        (b"v=0\n\r\r\n", "line 2: not of the form letter=value"),
+        (HEAD + b"m=audio 1 RTP/AVP\r\na=x\r\nm=audio 65536 RTP/AVP\r\n", "line 8: bad port in m="),
+        (HEAD + b"m=audio 1 RTP/AVP\r\na=x\r\nc=IN IP4 10.0.0.256\r\n", "line 8: bad address in c="),
+        (HEAD + HEAD + b"m=audio 1 RTP/AVP\r\nc=IN IP4 10.0.0.5\rx\r\n", "line 12: bad address in c="),
         (b"v=0\r\ns\r\n", "line 2: not of the form letter=value"),
         (b"v=0\r\nfoo=x\r\n", "line 2: not of the form letter=value"),
         (b"v=0\r\n =x\r\n", "line 2: unknown type letter"),
@@ -330,6 +336,23 @@ def test_direction_of_one_level(lines: list[str], expected: str | None) -> None:
     assert sdp.sessions[0].direction == sdp.media[0].direction == direction
 
 
+@pytest.mark.parametrize(
+    "octet", [0, 1, 9, 10, 19, 20, 99, 100, 199, 200, 249, 250, 255, 256, 260, 299, 300, 999, 1000]
+)
+def test_dotted_quads(octet: int) -> None:
+    """An octet at every place, on the short way and on the long one, against the library."""
+    for text in (f"{octet}.0.0.0", f"0.{octet}.0.0", f"0.0.{octet}.0", f"0.0.0.{octet}", f"1.2.3.0{octet}"):
+        try:
+            expected = str(IPv4Address(text))
+        except ValueError:
+            with pytest.raises(ProtocolError):
+                parse_connection(f"IN IP4 {text}")
+        else:
+            assert parse_connection(f"IN IP4 {text}").text == expected
+            sdp = SessionDescription.parse(f"v=0\no=u 1 1 IN IP4 {text}\nc=IN IP4 {text}\n".encode())
+            assert sdp.sessions[0].origin == sdp.sessions[0].connection == Address(IPV4, expected)
+
+
 def test_values_in_order() -> None:
     part = parse("m=audio 7000 RTP/AVP 0", "a=x:1", "a=x", "a=xy:2", "a=x:3:4 ", "a=x:").media[0]
     assert list(part.values("a=x")) == ["1", "", "3:4 ", ""]
@@ -353,10 +376,8 @@ def test_first_connection_counts() -> None:
     sdp = parse("c=IN IP4 10.0.0.6", "m=audio 7000 RTP/AVP 0", "c=IN IP6 ::1", "c=IN IP4 10.0.0.7")
     assert sdp.sessions[0].connection == Address(IPV4, "10.0.0.5")
     assert sdp.media[0].connection == Address(IPV6, "::1")
-    assert [sdp.media[0].lines[index] for index in sdp.media[0].connections] == [
-        "c=IN IP6 ::1\r",
-        "c=IN IP4 10.0.0.7\r",
-    ]
+    section = sdp.media[0]
+    assert [section.text[start:end] for start, end in section.connections] == ["IP6 ::1", "IP4 10.0.0.7"]
 
 
 @pytest.mark.parametrize(
