@@ -7,13 +7,13 @@ byte strings of a client come back as they were.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from bencodepy import BencodeDecodeError, BencodeDecoder, BencodeEncoder  # type: ignore[import-untyped, unused-ignore]
+from bencodepy import BencodeDecoder, BencodeEncoder  # type: ignore[import-untyped, unused-ignore]
 
 from rtpengine import ProtocolError
 from rtpengine.media import IPV4, IPV6, PROFILES, Signalling
@@ -28,8 +28,8 @@ MAX_DEPTH = 16
 MAX_ELEMENTS = 1_024
 
 _INTEGER = re.compile(rb"i(0|-?[1-9][0-9]{0,18})e")
-_STRING_DIGITS = 5
-_ZERO, _NINE, _END = b"09e"
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,4}")
+_NINE, _END = b"9e"
 _HYPHENS = bytes.maketrans(b" _", b"--")
 _SECONDS = re.compile(rb"[0-9]{1,9}")
 _MAX_SECONDS = 999_999_999
@@ -45,11 +45,9 @@ class Ping:
     name: ClassVar[str] = "ping"
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """The body of the party ``from_tag``; ``to_tag`` is None where the request has none."""
 
-    name: ClassVar[str] = "offer"
     sdp: bytes
     call_id: str
     from_tag: str
@@ -57,12 +55,14 @@ class Offer:
     how: Signalling
     supports_load_limit: bool = False
 
+    @property
+    def name(self) -> str:
+        return "offer"
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+
+class Answer(NamedTuple):
     """The body of the party ``to_tag``, which answers an offer of ``from_tag``."""
 
-    name: ClassVar[str] = "answer"
     sdp: bytes
     call_id: str
     from_tag: str
@@ -70,22 +70,28 @@ class Answer:
     how: Signalling
     supports_load_limit: bool = False
 
+    @property
+    def name(self) -> str:
+        return "answer"
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+
+class Delete(NamedTuple):
     """The end of a call or of one of its branches.
 
     An empty ``from_tag`` means the whole call. ``fatal``: a call that is not found is an error, not a warning.
     ``delete_delay_s`` is None where the request leaves it to the default.
     """
 
-    name: ClassVar[str] = "delete"
     call_id: str
     from_tag: str
     to_tag: str | None = None
     via_branch: str | None = None
     fatal: bool = False
     delete_delay_s: int | None = None
+
+    @property
+    def name(self) -> str:
+        return "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +154,27 @@ def error(reason: str) -> dict[str, str]:
     return {"result": "error", "error-reason": reason}
 
 
+class _Lengths(dict[bytes, int]):
+    """The length of a string by its digits; what a lookup finds needs no check and no conversion."""
+
+    def __missing__(self, digits: bytes) -> int:
+        if not _LENGTH.fullmatch(digits):
+            raise ValueError("not a string length")
+        return int(digits)
+
+
+_LENGTHS = _Lengths((b"%d" % length, length) for length in range(4096))
+
+
 class _Decoder(BencodeDecoder):  # type: ignore[misc, unused-ignore]
     """bencodepy with strict tokens and with limits; not reentrant.
 
     bencodepy 4.1.0 accepts signs, blanks and underscores in numbers. A negative key length even makes it walk
     backwards for ever: ``d1:a1:b-6:`` is an endless loop. Unlike it, the first of two equal keys wins, and bytes
     behind the dictionary are ignored.
+
+    Nearly everything in a request is a string. So strings are read where they stand, without a call for each: what is
+    not above ``9`` must be a length, and none can be cut off, since a byte is read behind each.
     """
 
     def __init__(self) -> None:
@@ -161,17 +182,17 @@ class _Decoder(BencodeDecoder):  # type: ignore[misc, unused-ignore]
         self._left = 0
 
     def dictionary(self, data: bytes) -> dict[bytes, Any]:
-        """Decode the dictionary at the start of ``data``; ValueError, LookupError, BencodeDecodeError if it is none."""
+        """Decode the dictionary at the start of ``data``; ValueError or LookupError if it is none."""
         if data[:1] != b"d":
             raise ValueError("not a dictionary")
         self._left = MAX_ELEMENTS
         value, _ = self.decode_dict(data, 0)
         return value
 
-    def _count(self) -> None:
+    def _count(self, depth: int = 0) -> None:
         self._left -= 1
-        if self._left < 0:
-            raise ValueError("too many elements")
+        if self._left < 0 or depth > self.max_depth:
+            raise ValueError("too many elements, or nested too deeply")
 
     def decode_int(self, x: bytes, f: int, **kwargs: Any) -> tuple[int, int]:
         self._count()
@@ -180,37 +201,51 @@ class _Decoder(BencodeDecoder):  # type: ignore[misc, unused-ignore]
             raise ValueError("not an integer")
         return int(match[1]), match.end()
 
-    def decode_string(self, x: bytes, f: int, kind: str = "value", **kwargs: Any) -> tuple[bytes, int]:
-        self._left -= 1
-        colon = x.index(b":", f, f + _STRING_DIGITS + 1)
-        digits = x[f:colon]
-        if self._left < 0 or not digits.isdigit() or (x[f] == _ZERO and colon != f + 1):
-            raise ValueError("too many elements, or not a string length")
-        f = colon + 1
-        end = f + int(digits)
-        if end > len(x):
-            raise ValueError("string is cut off")
-        return x[f:end], end
-
     def decode_list(self, x: bytes, f: int, **kwargs: Any) -> tuple[list[Any], int]:
-        self._count()
-        value: tuple[list[Any], int] = super().decode_list(x, f, **kwargs)
-        return value
-
-    def decode_dict(self, x: bytes, f: int, **kwargs: Any) -> tuple[dict[bytes, Any], int]:
-        self._count()
         depth = kwargs.get("depth", 0)
-        if depth > self.max_depth:
-            raise ValueError("nested too deeply")
-        entries: dict[bytes, Any] = {}
+        self._count(depth)
+        values: list[Any] = []
+        left = self._left
         f += 1
         while x[f] != _END:
-            key, f = self.decode_string(x, f)
-            if _ZERO <= x[f] <= _NINE:
-                value, f = self.decode_string(x, f)
+            if x[f] <= _NINE:
+                left -= 1
+                colon = x.index(b":", f)
+                f = colon + 1 + _LENGTHS[x[f:colon]]
+                value: Any = x[colon + 1 : f]
             else:
+                self._left = left
                 value, f = self.decode_func[x[f : f + 1]](x, f, depth=depth + 1)
+                left = self._left
+            if left < 0:
+                raise ValueError("too many elements")
+            values.append(value)
+        self._left = left
+        return values, f + 1
+
+    def decode_dict(self, x: bytes, f: int, **kwargs: Any) -> tuple[dict[bytes, Any], int]:
+        depth = kwargs.get("depth", 0)
+        self._count(depth)
+        entries: dict[bytes, Any] = {}
+        left = self._left
+        f += 1
+        while x[f] != _END:
+            colon = x.index(b":", f)
+            f = colon + 1 + _LENGTHS[x[f:colon]]
+            key = x[colon + 1 : f]
+            left -= 2
+            if x[f] <= _NINE:
+                colon = x.index(b":", f)
+                f = colon + 1 + _LENGTHS[x[f:colon]]
+                value: Any = x[colon + 1 : f]
+            else:
+                self._left = left + 1
+                value, f = self.decode_func[x[f : f + 1]](x, f, depth=depth + 1)
+                left = self._left
+            if left < 0:
+                raise ValueError("too many elements")
             entries.setdefault(key, value)
+        self._left = left
         return entries, f + 1
 
 
@@ -262,7 +297,7 @@ def _decode(payload: bytes) -> dict[bytes, Any]:
         raise ProtocolError("Could not decode dictionary")
     try:
         return _DECODER.dictionary(payload)
-    except (ValueError, LookupError, BencodeDecodeError):
+    except (ValueError, LookupError):
         raise ProtocolError("Could not decode dictionary") from None
 
 
@@ -283,6 +318,13 @@ _ADDRESS_FAMILY = _spellings("address family")
 _RTCP_MUX = _spellings("rtcp mux")
 _RTPP_FLAGS = _spellings("rtpp flags")
 _DELETE_DELAY = _spellings("delete delay")
+_SPELLED = (
+    *(_CALL_ID, _FROM_TAG, _TO_TAG, _VIA_BRANCH, _RECEIVED_FROM, _TRANSPORT_PROTOCOL, _MEDIA_ADDRESS),
+    *(_ADDRESS_FAMILY, _RTCP_MUX, _RTPP_FLAGS, _DELETE_DELAY),
+)
+_NAMES = {form: spellings[0] for spellings in _SPELLED for form in spellings}
+# The right types of their values, the one that wins first, where it is not just a string.
+_KINDS: dict[Any, tuple[type, ...]] = {_RECEIVED_FROM: (list,), _RTCP_MUX: (list,), _DELETE_DELAY: (int, bytes)}
 _SDP = (b"sdp",)
 _FLAGS = (b"flags",)
 _REPLACE = (b"replace",)
@@ -296,18 +338,33 @@ _ICE_WORDS = {b"remove": "remove", b"force": "force"}
 _FAMILIES = {b"IP4": IPV4, b"ip4": IPV4, b"IP6": IPV6, b"ip6": IPV6}
 
 
+def _canonical(request: _Request) -> dict[bytes, Any]:
+    """The request with each key in the spelling that wins, so that reading it takes one lookup per key."""
+    named = {_NAMES.get(key, key): value for key, value in request.items()}
+    return named if len(named) == len(request) else _merged(request)
+
+
+def _merged(request: _Request) -> dict[bytes, Any]:
+    """Of the values under several spellings of one key, the first that has the right type counts."""
+    merged = dict(request)
+    for spellings in _SPELLED:
+        kinds = _KINDS.get(spellings, (bytes,))
+        values = [request[form] for form in spellings if form in request]
+        ranked = [value for kind in kinds for value in values if type(value) is kind] + values
+        if ranked:
+            merged[spellings[0]] = ranked[0]
+    return merged
+
+
 def _get(request: _Request, key: tuple[bytes, ...], kind: type[_T]) -> _T | None:
-    """The first value under any spelling of ``key`` that has the right type."""
-    for spelling in key:
-        value = request.get(spelling)
-        if type(value) is kind:
-            return value
-    return None
+    """The value of ``key`` in a canonical request, if it has the right type."""
+    value = request.get(key[0])
+    return value if type(value) is kind else None
 
 
-def _words(request: _Request, key: tuple[bytes, ...]) -> list[bytes]:
+def _words(words: Iterable[Any] | None) -> list[bytes]:
     """The strings of a list, hyphenated; newer clients nest lists and dictionaries, which mean nothing to us."""
-    return [word.translate(_HYPHENS) for word in _get(request, key, list) or () if type(word) is bytes]
+    return [word.translate(_HYPHENS) for word in words or () if type(word) is bytes]
 
 
 def _text(request: _Request, key: tuple[bytes, ...]) -> str | None:
@@ -353,41 +410,60 @@ def _received_from(request: _Request) -> str | None:
     return address if _FAMILIES.get(family) == (IPV6 if ":" in address else IPV4) else None
 
 
-def _recipient_external(request: _Request) -> bool:
+def _recipient_external(direction: Iterable[Any]) -> bool:
     """Whether ``direction`` puts the recipient on the external side; interface names do not count as elements."""
-    sides = [word for word in _words(request, _DIRECTION) if word in (b"internal", b"external")]
-    return sides[1:2] == [b"external"]
+    return [word for word in _words(direction) if word in (b"internal", b"external")][1:2] == [b"external"]
 
 
-def _protocol(request: _Request) -> str | None:
-    name = (_get(request, _TRANSPORT_PROTOCOL, bytes) or b"").upper().decode("utf-8", "replace")
-    return name if name in PROFILES else None
+def _profile(name: bytes) -> str | None:
+    profile = name.upper().decode("utf-8", "replace")
+    return profile if profile in PROFILES else None
 
 
 def _names(words: list[bytes], known: frozenset[bytes]) -> frozenset[str]:
     return frozenset([word.decode() for word in words if word in known])
 
 
-def _signalling(request: _Request, trust_default: bool) -> Signalling:
-    flags = frozenset(_words(request, _FLAGS))
-    family = _FAMILIES.get(_get(request, _ADDRESS_FAMILY, bytes) or b"")
-    media_address = _get(request, _MEDIA_ADDRESS, bytes)
+_HOW_STRINGS = (_ADDRESS_FAMILY, _TRANSPORT_PROTOCOL, _MEDIA_ADDRESS, _ICE)
+_HOW_LISTS = (_FLAGS, _REPLACE, _RTCP_MUX, _DIRECTION)
+
+
+# A routing script sends few combinations. None is longer than its request, so that few MiB are held at worst.
+@lru_cache(maxsize=64)
+def _wanted(trust_default: bool, strings: tuple[bytes, ...], lists: tuple[tuple[Any, ...], ...]) -> Signalling:
+    """What a request asks for, apart from what differs from call to call."""
+    family_name, protocol, media_address, ice = strings
+    marks, replace, rtcp_mux, direction = lists
+    flags = frozenset(_words(marks))
+    family = _FAMILIES.get(family_name)
     return Signalling(
         trust_address=b"trust-address" in flags or (trust_default and b"SIP-source-address" not in flags),
-        received_from=_received_from(request),
         family=family,
-        prefer_ipv6=family is None and _recipient_external(request),
-        protocol=_protocol(request),
-        media_address=None if media_address is None else _address(media_address),
-        ice=_ICE_WORDS.get(_get(request, _ICE, bytes) or b""),
-        rtcp_mux=_names(_words(request, _RTCP_MUX), _RTCP_MUX_WORDS),
-        replace=_names(_words(request, _REPLACE), _REPLACE_WORDS),
+        prefer_ipv6=family is None and _recipient_external(direction),
+        protocol=_profile(protocol),
+        media_address=_address(media_address),
+        ice=_ICE_WORDS.get(ice),
+        rtcp_mux=_names(_words(rtcp_mux), _RTCP_MUX_WORDS),
+        replace=_names(_words(replace), _REPLACE_WORDS),
         asymmetric=b"asymmetric" in flags,
         strict_source=b"strict-source" in flags,
         media_handover=b"media-handover" in flags,
         no_rtcp_attribute=b"no-rtcp-attribute" in flags,
-        via_branch=_text(request, _VIA_BRANCH),
     )
+
+
+def _signalling(request: _Request, trust_default: bool) -> Signalling:
+    strings = tuple([_get(request, key, bytes) or b"" for key in _HOW_STRINGS])
+    lists = tuple([tuple(_get(request, key, list) or ()) for key in _HOW_LISTS])
+    try:
+        how = _wanted(trust_default, strings, lists)
+    except TypeError:
+        # What is nested in a list is no key to a cache, and means nothing to us.
+        how = _wanted.__wrapped__(trust_default, strings, lists)
+    received_from, via_branch = _received_from(request), _text(request, _VIA_BRANCH)
+    if received_from is None and via_branch is None:
+        return how
+    return how._replace(received_from=received_from, via_branch=via_branch)
 
 
 def _seconds(request: _Request) -> int | None:
@@ -400,22 +476,25 @@ def _seconds(request: _Request) -> int | None:
 
 _TRANSPORT_WORDS = frozenset({b"RTP", b"SRTP", b"AVP", b"AVPF", b"DTLS"})
 _WORD_LISTS = {b"replace": _REPLACE, b"rtcp-mux": _RTCP_MUX}
-_LISTS = (_FLAGS, _REPLACE, _RTCP_MUX, _DIRECTION)
 
 
-def _expand(request: _Request) -> _Request:
+def _read(request: _Request) -> _Request:
+    """The canonical request, with the keys that ``rtpp-flags`` stands for."""
+    named = _canonical(request)
+    text = _get(named, _RTPP_FLAGS, bytes)
+    return named if text is None else _expand(request, text)
+
+
+def _expand(request: _Request, text: bytes) -> _Request:
     """Read ``rtpp-flags`` as the keys that Kamailio would have made of it; keys of the request itself come first."""
-    text = _get(request, _RTPP_FLAGS, bytes)
-    if text is None:
-        return request
-    lists: dict[tuple[bytes, ...], list[Any]] = {key: list(_get(request, key, list) or ()) for key in _LISTS}
+    lists: dict[tuple[bytes, ...], list[Any]] = {key: [] for key in _HOW_LISTS}
     strings: dict[bytes, bytes] = {}
     transport: set[bytes] = set()
     for word in text.split():
         name, equals, value = word.partition(b"=")
         if word in _TRANSPORT_WORDS:
             transport.add(word)
-        elif word.upper().decode("utf-8", "replace") in PROFILES:
+        elif _profile(word):
             strings[_TRANSPORT_PROTOCOL[-1]] = word
         elif (element := _list_element(word)) is not None:
             lists[element[0]].append(element[1])
@@ -426,7 +505,10 @@ def _expand(request: _Request) -> _Request:
     if transport:
         strings.setdefault(_TRANSPORT_PROTOCOL[-1], _transport(transport))
     # The form with underscores loses against the others, and against itself if the request has it.
-    return {**strings, **request, **{key[0]: words for key, words in lists.items()}}
+    expanded = _canonical({**strings, **request})
+    for key, words in lists.items():
+        expanded[key[0]] = [*(_get(expanded, key, list) or ()), *words]
+    return expanded
 
 
 def _list_element(word: bytes) -> tuple[tuple[bytes, ...], bytes] | None:
@@ -443,14 +525,8 @@ def _list_element(word: bytes) -> tuple[tuple[bytes, ...], bytes] | None:
 
 def _transport(words: set[bytes]) -> bytes:
     """Combine words like ``SRTP AVPF`` to a transport protocol."""
-    secure = b"SRTP" in words or b"DTLS" in words
-    return b"".join(
-        (
-            b"UDP/TLS/" if b"DTLS" in words else b"",
-            b"RTP/SAVP" if secure else b"RTP/AVP",
-            b"F" if b"AVPF" in words else b"",
-        )
-    )
+    name = b"RTP/SAVP" if words & {b"SRTP", b"DTLS"} else b"RTP/AVP"
+    return (b"UDP/TLS/" if b"DTLS" in words else b"") + name + (b"F" if b"AVPF" in words else b"")
 
 
 def _ping(request: _Request, trust_default: bool) -> Ping:
@@ -465,42 +541,43 @@ def _body(request: _Request) -> bytes:
 
 
 def _offer(request: _Request, trust_default: bool) -> Offer:
-    request = _expand(request)
+    request = _read(request)
     return Offer(
         _body(request),
         _mandatory(request, _CALL_ID, "No call-id in message"),
         _mandatory(request, _FROM_TAG, "No from-tag in message"),
         _text(request, _TO_TAG),
         _signalling(request, trust_default),
-        b"load-limit" in _words(request, _SUPPORTS),
+        b"load-limit" in _words(_get(request, _SUPPORTS, list)),
     )
 
 
 def _answer(request: _Request, trust_default: bool) -> Answer:
-    request = _expand(request)
+    request = _read(request)
     return Answer(
         _body(request),
         _mandatory(request, _CALL_ID, "No call-id in message"),
         _mandatory(request, _FROM_TAG, "No from-tag in message"),
         _mandatory(request, _TO_TAG, "No to-tag in message"),
         _signalling(request, trust_default),
-        b"load-limit" in _words(request, _SUPPORTS),
+        b"load-limit" in _words(_get(request, _SUPPORTS, list)),
     )
 
 
 def _delete(request: _Request, trust_default: bool) -> Delete:
-    request = _expand(request)
+    request = _read(request)
     return Delete(
         _mandatory(request, _CALL_ID, "No call-id in message"),
         _mandatory(request, _FROM_TAG, "No from-tag in message"),
         to_tag=_text(request, _TO_TAG),
         via_branch=_text(request, _VIA_BRANCH),
-        fatal=b"fatal" in _words(request, _FLAGS),
+        fatal=b"fatal" in _words(_get(request, _FLAGS, list)),
         delete_delay_s=_seconds(request),
     )
 
 
 def _query(request: _Request, trust_default: bool) -> Query:
+    request = _canonical(request)
     return Query(
         _mandatory(request, _CALL_ID, "No call-id in message"),
         _text(request, _FROM_TAG),
@@ -518,8 +595,5 @@ _COMMANDS: dict[bytes, Callable[[_Request, bool], Command]] = {
     b"answer": _answer,
     b"delete": _delete,
     b"query": _query,
-    b"start recording": _recording,
-    b"start-recording": _recording,
-    b"stop recording": _recording,
-    b"stop-recording": _recording,
+    **dict.fromkeys((b"start recording", b"start-recording", b"stop recording", b"stop-recording"), _recording),
 }
