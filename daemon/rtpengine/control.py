@@ -118,8 +118,8 @@ class RtpproxyProtocol:
             return self._service.answer(cookie, request, now, wall)
 
     def is_own(self, request: bytes) -> bool:
-        """A command letter, and no dictionary: that begins with the letter of a delete."""
-        return request[:1] in b"UuLlDdQqVvPpRrSsIiXxCcGgNn" and not request[1:2].isdigit()
+        """A whole command: one letter says little, ``sip:`` begins with that of a stop."""
+        return rtpproxy.looks_like(b"cookie " + request)
 
     def failure(self, cookie: bytes) -> bytes:
         """The protocol's only error."""
@@ -179,8 +179,10 @@ class DatagramListener:
         except OSError as error:  # the client asks again, and is answered from the cache
             log.info("could not send a reply to %s: %s", source[0], error)
 
-    def _name_protocol(self, datagram: bytes, source: Source, otherwise: str = "this is not our protocol") -> None:
-        self._strangers.warning("request from %s: %s", source[0], name_protocol(datagram) or otherwise)
+    def _name_protocol(self, datagram: bytes, source: Source, otherwise: str | None = None) -> None:
+        name = name_protocol(datagram) or otherwise
+        if name is not None:
+            self._strangers.warning("request from %s: %s", source[0], name)
 
     def _is_allowed(self, source: Source) -> bool:
         address = ip_address(source[0].partition("%")[0].removeprefix("::ffff:"))

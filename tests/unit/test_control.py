@@ -164,7 +164,6 @@ def test_failures_end_as_one_error_reply(
         (b"GET / HTTP/1.1\r\n\r\n", "HTTP"),
         (b"status\n", "--listen-tcp"),
         (b"garbage", "No cookie in message"),
-        (b"garbage and more", "not our protocol"),
     ],
 )
 def test_the_wrong_protocol_is_named(wire: Wire, caplog: pytest.LogCaptureFixture, datagram: bytes, named: str) -> None:
@@ -192,9 +191,29 @@ class TestRtpproxy:
         assert udp.ask(b"12_2 L c@pc 192.0.2.20 5004 fa11;1 7b9;1") == b"12_2 30002 198.51.100.2 4\n"
         assert udp.ask(b"12_3 D c@pc fa11 7b9") == b"12_3 0\n"
 
-    def test_ng_is_named(self, udp: Wire, caplog: pytest.LogCaptureFixture) -> None:
-        assert udp.ask(b"1 " + PING) == b"1 E8\n"
-        assert "--listen-ng" in caplog.text
+    @pytest.mark.parametrize(
+        ("datagram", "named"),
+        [
+            (b"1 " + PING, "--listen-ng"),
+            (b"INVITE sip:b@example.net SIP/2.0\r\n\r\n", "SIP"),
+            (b"OPTIONS sip:example.net SIP/2.0\r\n\r\n", "SIP"),
+            (b"GET / HTTP/1.1\r\n\r\n", "HTTP"),
+            (b"status\n", "--listen-tcp"),
+            (b"request c@h 192.0.2.4:7078:audio 192.0.2.4 a l b r ua info=fromtag:f1\n", "--listen-tcp"),
+        ],
+    )
+    def test_the_wrong_protocol_is_named(
+        self, udp: Wire, caplog: pytest.LogCaptureFixture, datagram: bytes, named: str
+    ) -> None:
+        assert str(udp.ask(datagram)).endswith("E8\\n'")
+        assert named in caplog.text
+
+    @pytest.mark.parametrize("datagram", [b"1 P1 c@x prompt session a;1", b"1 X", b"1 V", b"1 Q c@x f"])
+    def test_what_rtpproxy_knows_is_no_stranger(
+        self, udp: Wire, caplog: pytest.LogCaptureFixture, datagram: bytes
+    ) -> None:
+        udp.ask(datagram)
+        assert "this is" not in caplog.text
 
     def test_our_own_failure(self, udp: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(RtpproxyService, "answer", lambda *_: 1 / 0)
