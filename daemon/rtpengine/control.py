@@ -63,6 +63,9 @@ class DatagramProtocol(Protocol):
     def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
         """The datagram to reply, and whether a retransmission must get the same one; no client makes it raise."""
 
+    def call_id(self, request: bytes) -> str:
+        """The call that a request is about, for the log; empty if that cannot be told."""
+
     def is_own(self, request: bytes) -> bool:
         """Whether the request may be of this protocol at all, as far as a glance tells."""
 
@@ -95,6 +98,13 @@ class NgProtocol:
                 log.log(level, "refused a request from %s: %s", source, error)
             return ng.serialize(cookie, ng.error(str(error))), True
 
+    def call_id(self, request: bytes) -> str:
+        """As the request names it; a request that cannot be read names none."""
+        try:
+            return getattr(ng.parse(request, self._trust_sdp), "call_id", "")
+        except ProtocolError:
+            return ""
+
     def is_own(self, request: bytes) -> bool:
         """Only a dictionary can be meant for us."""
         return request.startswith(b"d") or not request
@@ -114,8 +124,12 @@ class RtpproxyProtocol:
 
     def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
         """Run a command line; a bad one ends as the protocol's own error."""
-        with call_context(rtpproxy.call_id_of(request)):
+        with call_context(self.call_id(request)):
             return self._service.answer(cookie, request, now, wall)
+
+    def call_id(self, request: bytes) -> str:
+        """As the word behind the command says."""
+        return rtpproxy.call_id_of(request)
 
     def is_own(self, request: bytes) -> bool:
         """A whole command: one letter says little, ``sip:`` begins with that of a stop."""
@@ -193,7 +207,8 @@ class DatagramListener:
         try:
             reply, repeatable = self._protocol.answer(cookie, request, source[0], self._monotonic(), self._wall())
         except Exception:
-            log.exception("internal error on a request from %s", source[0])
+            with call_context(self._protocol.call_id(request)):
+                log.exception("internal error on a request from %s", source[0])
             reply, repeatable = self._protocol.failure(cookie), True
         if repeatable:
             self.cache.put(source, cookie, reply)

@@ -53,7 +53,6 @@ class Offer(NamedTuple):
     from_tag: str
     to_tag: str | None
     how: Signalling
-    supports_load_limit: bool = False
 
     @property
     def name(self) -> str:
@@ -68,7 +67,6 @@ class Answer(NamedTuple):
     from_tag: str
     to_tag: str
     how: Signalling
-    supports_load_limit: bool = False
 
     @property
     def name(self) -> str:
@@ -329,7 +327,6 @@ _SDP = (b"sdp",)
 _FLAGS = (b"flags",)
 _REPLACE = (b"replace",)
 _DIRECTION = (b"direction",)
-_SUPPORTS = (b"supports",)
 _ICE = (b"ICE",)
 
 _RTCP_MUX_WORDS = frozenset({b"offer", b"demux", b"accept", b"reject", b"require"})
@@ -548,7 +545,6 @@ def _offer(request: _Request, trust_default: bool) -> Offer:
         _mandatory(request, _FROM_TAG, "No from-tag in message"),
         _text(request, _TO_TAG),
         _signalling(request, trust_default),
-        b"load-limit" in _words(_get(request, _SUPPORTS, list)),
     )
 
 
@@ -560,7 +556,6 @@ def _answer(request: _Request, trust_default: bool) -> Answer:
         _mandatory(request, _FROM_TAG, "No from-tag in message"),
         _mandatory(request, _TO_TAG, "No to-tag in message"),
         _signalling(request, trust_default),
-        b"load-limit" in _words(_get(request, _SUPPORTS, list)),
     )
 
 

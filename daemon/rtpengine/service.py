@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 Reply = dict[str, Any]
 
+NO_ICE = "ICE is not supported yet: its attributes were removed"
+
 
 class NgService:
     """Executes parsed ng commands on a :class:`CallTable`."""
@@ -68,7 +70,10 @@ class NgService:
 
     def _rewritten(self, sdp: SessionDescription, how: Signalling, plans: list[MediaPlan]) -> Reply:
         fallback = self.table.transport.advertised(IPV4)
-        return {"result": "ok", "sdp": rewrite(sdp, how, plans, fallback)}
+        reply = {"result": "ok", "sdp": rewrite(sdp, how, plans, fallback)}
+        if how.ice == "force":
+            reply["warning"] = NO_ICE
+        return reply
 
     def _delete(self, command: ng.Delete, now: float, wall: float) -> Reply:
         try:

@@ -101,7 +101,6 @@ KAMAILIO = (
                     replace=frozenset({"origin", "session-connection"}),
                     via_branch="z9hG4bK771",
                 ),
-                supports_load_limit=True,
             ),
         ),
         (bencode(request("answer")), ng.Answer(SDP, "c@x", "ft", "tt", PLAIN)),

@@ -88,6 +88,12 @@ def test_keys_reach_the_body(proxy: Proxy, keys: dict[str, Any], line: str) -> N
     assert line in text(proxy.offer(replace=["session-connection"], **keys)).split("\r\n")
 
 
+@pytest.mark.parametrize(("ice", "warned"), [("force", True), ("remove", False), ("optional", False)])
+def test_who_wants_ice_is_told_that_there_is_none(proxy: Proxy, ice: str, warned: bool) -> None:
+    reply = proxy.offer(ICE=ice)
+    assert reply["result"] == "ok" and ("warning" in reply) is warned
+
+
 def test_without_trust_the_sip_source_is_the_media_address(proxy: Proxy) -> None:
     proxy.offer(flags=[], received_from=["IP4", "203.0.113.7"])
     (pair,) = proxy.ask("query", call_id="c")["streams"]
