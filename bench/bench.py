@@ -7,7 +7,7 @@
   bench.py --vs --target A='CMD' --target B='CMD' two daemons in alternation
   bench.py --static NAME='COMMAND {map}'          a bare forwarder without ng
 
-COMMAND may use {ng} {ng_ip} {ng_port} {ip4} {ip6} {port_min} {port_max} {tmp} {here};
+COMMAND may use {ng} {udp} {tcp} {ng_ip} {ng_port} {ip4} {ip6} {port_min} {port_max} {tmp} {here};
 for --static {map}, {tmp} and {here}. README.md says what each figure means.
 """
 
@@ -35,20 +35,25 @@ RESULTS = HERE / "results"
 DOCUMENT = TOP / "docs" / "benchmarks.md"
 
 OUR_COMMAND = (
-    "{here}/../.venv/bin/rtpengine --foreground --table=-1 --ip={ip4} --ip6={ip6} --listen-ng={ng}"
+    "{here}/../.venv/bin/rtpengine --foreground --table=-1 --ip={ip4} --ip6={ip6}"
+    " --listen-ng={ng} --listen-udp={udp} --listen-tcp={tcp}"
     " --port-min={port_min} --port-max={port_max} --log-level=3"
 )
+# The older protocols cannot say in a delete, as ng does, that the call shall not be kept for 30 s.
 PEER_COMMAND = (
     "/usr/bin/rtpengine --config-file=none --foreground --log-stderr --log-level=3 --table=-1"
-    " --interface=internal/{ip4} --interface=external/{ip6} --listen-ng={ng}"
-    " --port-min={port_min} --port-max={port_max}"
+    " --interface=internal/{ip4} --interface=external/{ip6}"
+    " --listen-ng={ng} --listen-udp={udp} --delete-delay=0 --port-min={port_min} --port-max={port_max}"
 )
+PEER_TCP = " --listen-tcp={tcp}"
 # The peer starts as many threads as the machine has CPUs, on the one that it gets here. One is
 # better for it mostly; where it is not, the other counts. One round has to do for that.
 STANDARD = [
     Target(OURS, OUR_COMMAND),
-    Target(PEERS[0], PEER_COMMAND + " --num-threads=1"),
-    Target(PEERS[1], PEER_COMMAND, rounds=1),
+    Target(PEERS[0], PEER_COMMAND + PEER_TCP + " --num-threads=1"),
+    Target(
+        PEERS[1], PEER_COMMAND, rounds=1, lacks="with several threads it leaves TCP commands unanswered now and then"
+    ),
     Target(FLOOR, "{here}/udpfloor {map}", static=True, scenarios="a"),
 ]
 
@@ -71,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     ap.add_argument("--static", action="append", default=[], metavar="NAME=CMD")
     ap.add_argument("--vs", action="store_true", help="two targets in alternation, ratios first/second")
     ap.add_argument("--rounds", type=int, help="repetitions of everything (default 1; 3 to compare)")
-    ap.add_argument("--scenarios", default="a,b,d,f,g,s,u", help=f"of {','.join(SCENARIOS)} (c: SRTP)")
+    ap.add_argument("--scenarios", default="a,b,d,f,g,o,s,u", help=f"of {','.join(SCENARIOS)} (c: SRTP)")
     ap.add_argument("--quick", action="store_true", help="short windows: a smoke test, not a measurement")
     ap.add_argument("--cwd", help="directory to start the daemons in")
     ap.add_argument("--json", type=Path, help="write everything here (default: a file in results/)")
@@ -101,7 +106,7 @@ def add_sizes(ap: argparse.ArgumentParser) -> None:
     ap.add_argument("--srtp-levels", type=numbers, default=[500], help="calls in scenarios c and f")
     ap.add_argument("--flood-calls", type=int, default=500, help="calls in scenarios b and s")
     ap.add_argument("--established", type=numbers, default=[100, 5000], help="calls in place during scenario d")
-    ap.add_argument("--outstanding", type=numbers, default=[1, 64], help="calls in progress during scenario d")
+    ap.add_argument("--outstanding", type=numbers, default=[1, 64], help="calls in progress during d and o")
     ap.add_argument("--busy-calls", type=int, default=1000, help="running calls in scenario u")
     ap.add_argument("--busy-rate", type=float, default=100, help="calls set up a second in scenario u")
     ap.add_argument("--secs", type=float, default=2.0, help="length of one measured window")

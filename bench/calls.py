@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 import select
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import machine
 import wire
@@ -196,17 +197,57 @@ class _Command:
     tries: int = 0
 
 
+class Dialect(Protocol):
+    """A control protocol over UDP with a cookie before each command and each reply."""
+
+    socket: socket.socket
+
+    def body(self, step: str, call: int) -> bytes:
+        """The command without its cookie."""
+
+    def is_right(self, step: str, call: int, reply: bytes) -> bool:
+        """Whether this, less the cookie, is what the step must be answered with."""
+
+
+class Ng:
+    """The ng protocol, as far as calls go that come and go."""
+
+    def __init__(self, relay: Relay, serial: int) -> None:
+        self.socket, self._serial = relay.socket, serial
+        self._templates = self._make_templates(relay)
+
+    def body(self, step: str, call: int) -> bytes:
+        """The command without its cookie."""
+        body = self._templates[step].replace(b"@" * 24, b"churn%06d-%012d" % (self._serial, call))
+        return body.replace(b"#" * 12, b"f%011d" % call).replace(b"%" * 12, b"t%011d" % call)
+
+    def is_right(self, step: str, call: int, reply: bytes) -> bool:
+        """Whether the step succeeded."""
+        return b"6:result2:ok" in reply
+
+    def _make_templates(self, relay: Relay) -> dict[str, bytes]:
+        """Each command encoded once, with marks of the right length, so that the client costs little."""
+        calls = Calls(relay, 0, base=6000)
+        templates = {}
+        for step in STEPS:
+            command = getattr(calls, step)(0) | {"call-id": "@" * 24, "from-tag": "#" * 12}
+            if step == "answer":
+                command["to-tag"] = "%" * 12
+            templates[step] = wire.encode(command)
+        return templates
+
+
 class Churn:
     """Calls that are set up and deleted again: ``outstanding`` at any time, or ``rate`` new ones a second."""
 
-    def __init__(self, relay: Relay, outstanding: int = 0, rate: float = 0) -> None:
+    def __init__(self, relay: Relay, outstanding: int = 0, rate: float = 0, dialect: Dialect | None = None) -> None:
         self._relay, self._outstanding, self._rate = relay, outstanding, rate
         self._serial = next(_serial)
+        self._dialect = dialect or Ng(relay, self._serial)
         self._cookie, self._call = count(), count()
         self._pending: dict[bytes, _Command] = {}
         self._latency: dict[str, list[float]] = {step: [] for step in STEPS}
         self._done = self._errors = 0
-        self._templates = self._make_templates()
 
     def run(self, secs: float) -> dict[str, float]:
         """Start calls for so long, wait for the last one, and return rates, CPU and latencies (in us)."""
@@ -214,13 +255,7 @@ class Churn:
         cpu, started = machine.cpu_seconds(pids), time.perf_counter()
         self._loop(started, started + secs)
         wall, used = time.perf_counter() - started, machine.cpu_seconds(pids) - cpu
-        result = {
-            "cycles": self._done,
-            "errors": self._errors,
-            "per_s": self._done / wall,
-            "cpu_us_per_cycle": used / max(self._done, 1) * 1e6,
-            "cpu_pct": used / wall * 100,
-        }
+        result = outcome(self._done, self._errors, wall, used)
         for step in STEPS:
             for name, q in (("p50", 0.5), ("p99", 0.99)):
                 result[f"{step}_{name}"] = quantile(self._latency[step], q) * 1e6
@@ -228,7 +263,7 @@ class Churn:
 
     def _loop(self, started: float, end: float) -> None:
         poller = select.poll()
-        poller.register(self._relay.socket, select.POLLIN)
+        poller.register(self._dialect.socket, select.POLLIN)
         for _ in range(self._outstanding):
             self._send("offer", next(self._call))
         due = started
@@ -243,33 +278,20 @@ class Churn:
             else:
                 self._repeat(now - 1.0)
 
-    def _make_templates(self) -> dict[str, bytes]:
-        """Each command encoded once, with marks of the right length, so that the client costs little."""
-        calls = Calls(self._relay, 0, base=6000)
-        templates = {}
-        for step in STEPS:
-            command = getattr(calls, step)(0) | {"call-id": "@" * 24, "from-tag": "#" * 12}
-            if step == "answer":
-                command["to-tag"] = "%" * 12
-            templates[step] = wire.encode(command)
-        return templates
-
     def _send(self, step: str, call: int) -> None:
         cookie = b"c%d_%d" % (self._serial, next(self._cookie))
-        body = self._templates[step].replace(b"@" * 24, b"churn%06d-%012d" % (self._serial, call))
-        body = body.replace(b"#" * 12, b"f%011d" % call).replace(b"%" * 12, b"t%011d" % call)
-        command = _Command(step, call, time.perf_counter(), cookie + b" " + body)
+        command = _Command(step, call, time.perf_counter(), cookie + b" " + self._dialect.body(step, call))
         self._pending[cookie] = command
-        self._relay.socket.send(command.message)
+        self._dialect.socket.send(command.message)
 
     def _receive(self, end: float) -> None:
-        cookie, _, body = self._relay.socket.recv(65536).partition(b" ")
+        cookie, _, body = self._dialect.socket.recv(65536).partition(b" ")
         now = time.perf_counter()
         command = self._pending.pop(cookie, None)
         if command is None:
             return
         self._latency[command.step].append(now - command.sent)
-        self._errors += b"6:result2:ok" not in body
+        self._errors += not self._dialect.is_right(command.step, command.call, body)
         if command.step != "delete":
             self._send(STEPS[STEPS.index(command.step) + 1], command.call)
             return
@@ -284,7 +306,18 @@ class Churn:
             command.tries += 1
             if command.tries > 3:
                 raise RuntimeError(f"no reply to {command.step}")
-            self._relay.socket.send(command.message)
+            self._dialect.socket.send(command.message)
+
+
+def outcome(done: int, errors: int, wall: float, used: float) -> dict[str, float]:
+    """What became of calls that came and went: their number, wrong replies, rate, CPU of the relay."""
+    return {
+        "cycles": done,
+        "errors": errors,
+        "per_s": done / wall,
+        "cpu_us_per_cycle": used / max(done, 1) * 1e6,
+        "cpu_pct": used / wall * 100,
+    }
 
 
 def quantile(values: list[float], q: float) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 IP4, IP6 = "127.0.0.1", "fd00:7e57::1"
 NG_IP, NG_PORT = "127.0.0.1", 22222
+UDP_PORT, TCP_PORT = 22223, 22224  # rtpproxy and mediaproxy, at the same address
 PORT_MIN, PORT_MAX = 24000, 60000
 
 
@@ -77,7 +78,7 @@ def ports_in_use() -> bool:
     for path in ("/proc/net/udp", "/proc/net/udp6"):
         for line in list(_lines(path))[1:]:
             port = int(line.split()[1].rsplit(":", 1)[1], 16)
-            if PORT_MIN <= port <= PORT_MAX or port == NG_PORT:
+            if PORT_MIN <= port <= PORT_MAX or port in (NG_PORT, UDP_PORT):
                 return True
     return False
 

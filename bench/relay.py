@@ -24,7 +24,8 @@ HERE = Path(__file__).parent
 class Target:
     """What is compared: a name, the command template, and whether it forwards by a map without ng.
 
-    ``rounds`` bounds in how many rounds it takes part; ``scenarios``, where given, in which scenarios.
+    ``rounds`` bounds in how many rounds it takes part; ``scenarios``, where given, in which scenarios;
+    ``lacks``, where given, says why its command opens no port for one of the older protocols.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Target:
     static: bool = False
     rounds: int = 1 << 30
     scenarios: str = ""
+    lacks: str = ""
 
 
 @dataclass
@@ -132,6 +134,8 @@ class Relay:
     def _command(self, scratch: Path, map_path: Path | None) -> list[str]:
         values = {
             "ng": f"{machine.NG_IP}:{machine.NG_PORT}",
+            "udp": f"{machine.NG_IP}:{machine.UDP_PORT}",
+            "tcp": f"{machine.NG_IP}:{machine.TCP_PORT}",
             "ng_ip": machine.NG_IP,
             "ng_port": machine.NG_PORT,
             "ip4": machine.IP4,

@@ -15,6 +15,7 @@ from typing import Any
 
 import machine
 from calls import STEPS, Calls, Churn, Load, StaticCalls
+from older import Mediaproxy, Rtpproxy, churn_mediaproxy, churn_rtpproxy, prove
 from relay import Relay, Target
 from report import Report, loss_percent, median
 
@@ -75,6 +76,14 @@ class Bench:
             if load:
                 load.close()
             relay.stop()
+
+    def listens(self, placeholder: str, protocol: str) -> bool:
+        """Whether the target's command has a port for this protocol; if not, that is noted."""
+        named = f"{{{placeholder}}}" in self.target.command
+        if not named:
+            reason = self.target.lacks or f"no {{{placeholder}}} in the command"
+            self.report.notes.append(f"{protocol}: not measured, {reason}")
+        return named
 
     def windows(self, once: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
         """One after another, over the same calls."""
@@ -312,6 +321,29 @@ def _queries(bench: Bench, relay: Relay, calls: Calls) -> None:
     bench.report.put(f"ng/{calls.n} est cpu/query", used, "us", "lower")
 
 
+def older_protocols(bench: Bench) -> None:
+    """Offer, answer and delete over rtpproxy's and mediaproxy's protocol, as far as the target was told to listen."""
+    with bench.relay() as relay:
+        if bench.listens("udp", "rtpproxy"):
+            with Rtpproxy() as client:
+                prove(relay, client)
+            for outstanding in bench.args.outstanding:
+                _older(bench, f"rtpproxy/{outstanding} out", partial(churn_rtpproxy, relay, outstanding))
+        if bench.listens("tcp", "mediaproxy"):
+            prove(relay, Mediaproxy())
+            _older(bench, "mediaproxy/1 out", partial(churn_mediaproxy, relay))
+
+
+def _older(bench: Bench, name: str, churn: Callable[[float], dict[str, float]]) -> None:
+    """Measure set-ups; half a window does, as thousands of commands fit into it."""
+    churn(0.3)
+    runs = bench.windows(partial(churn, bench.args.secs / 2))
+    bench.report.raw[name] = runs
+    _judge_replies(bench.report, name, runs)
+    bench.report.put(f"{name} calls/s", median(runs, "per_s"), "/s", "higher")
+    bench.report.put(f"{name} cpu/call", median(runs, "cpu_us_per_cycle"), "us", "lower")
+
+
 def start_up(bench: Bench) -> None:
     """From exec to the first pong."""
     milliseconds, cpu = [], []
@@ -336,6 +368,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "d": signalling,
     "f": lambda bench: paced(bench, "v6", bench.args.srtp_levels),
     "g": start_up,
+    "o": older_protocols,
     "s": stall,
     "u": set_up_under_load,
 }
