@@ -64,17 +64,29 @@ class Party(NamedTuple):
         return self.endpoint.is_private or self.alias is not None
 
 
+class _Wanted(NamedTuple):
+    """Everything that the configuration of a media's sockets follows from."""
+
+    party: Party
+    mux_sink: bool
+    sink_profile: Profile
+    sinks: tuple[int, ...]
+    open_sets: tuple[PortSet, ...]
+
+
 @dataclass(slots=True, eq=False)
 class MediaPorts:
     """The local ports of one media: one set per endpoint of the *other* party (sdp.md 5).
 
     A party sees other ports when its peer moves, and the old ones again when the peer moves back.
     The key None marks a set opened in advance, before the other party has spoken.
+    ``applied`` is what the packet path was last told about all of them.
     """
 
     sets: dict[Endpoint | None, PortSet] = field(default_factory=dict)
     current: PortSet | None = None
     retired: dict[PortSet, float] = field(default_factory=dict)
+    applied: _Wanted | None = None
 
     def find(self, key: Endpoint | None, family: int, pairs: int) -> PortSet | None:
         """The open set to use towards ``key`` (None: whichever is in use), None if another must be opened."""
@@ -221,7 +233,6 @@ class Call:
         """Take the answer of ``to_tag`` to the offer of ``from_tag``; return what the offerer is to be told.
 
         ``first`` as in :meth:`offer`.
-
         Raise ProtocolError if ``from_tag`` is not known, ResourceError if ports run out.
         """
         dialogue = self._dialogue_for_answer(from_tag, to_tag, now)
@@ -327,12 +338,13 @@ class Call:
     def _speaker(self, known: Party, offer: MediaOffer, how: Signalling, mux: _Mux) -> Party:
         """The sender of this SDP: its own words replace what was known."""
         endpoint = known.endpoint if offer.rejected or offer.held else offer.endpoint
+        named = endpoint or offer.endpoint  # a null address still tells the family
         alias = how.received_from if endpoint is not None and how.received_from != endpoint.address else None
         return Party(
             offer=offer,
             endpoint=endpoint,
             protocol=offer.protocol if offer.profile else known.protocol,
-            family=endpoint.family if endpoint is not None else known.family,
+            family=named.family if named is not None else known.family,
             rtcp_mux=mux.speaker,
             mux_fixed=mux.speaker_fixed,
             alias=alias,
@@ -420,19 +432,26 @@ class Call:
     def _configure(self, media: Media, other: Media, *, relayed: bool) -> None:
         """Tell the packet path about every socket that the party of ``media`` may be sending to."""
         sinks = other.ports.current.streams if relayed and other.ports.current is not None else ()
-        party, configure = media.party, self.transport.configure
-        for ports in media.ports.open_sets():
-            for pair in range(0, len(ports.streams), 2):
-                rtp = self._stream_config(party, other.party, pair, sinks[pair : pair + 2])
-                configure(ports.streams[pair], rtp)
-                rtcp_peer = stream_endpoint(party, pair + 1)
-                configure(ports.streams[pair + 1], rtp._replace(peer=rtcp_peer, rtcp_only=True))
+        ports, sink = media.ports, other.party
+        wanted = _Wanted(media.party, sink.rtcp_mux, sink.profile, sinks, tuple(ports.open_sets()))
+        if ports.applied == wanted:
+            return
+        for port_set in wanted.open_sets:
+            for pair in range(0, len(port_set.streams), 2):
+                self._configure_pair(port_set.streams[pair : pair + 2], wanted, pair)
+        ports.applied = wanted
 
-    def _stream_config(self, party: Party, other: Party, pair: int, sinks: tuple[int, ...]) -> StreamConfig:
-        """What the RTP socket of a pair has to do; ``sinks`` are the other side's two streams, if any."""
-        offer = party.offer
-        rtp_sink, rtcp_sink = sinks or (0, 0)
-        if other.rtcp_mux:
+    def _configure_pair(self, streams: tuple[int, ...], wanted: _Wanted, pair: int) -> None:
+        rtp = self._stream_config(wanted, pair)
+        rtcp_peer = stream_endpoint(wanted.party, pair + 1)
+        self.transport.configure(streams[0], rtp)
+        self.transport.configure(streams[1], rtp._replace(peer=rtcp_peer, rtp_sink=0, rtcp_only=True))
+
+    def _stream_config(self, wanted: _Wanted, pair: int) -> StreamConfig:
+        """What the RTP socket of a pair has to do."""
+        party, offer = wanted.party, wanted.party.offer
+        rtp_sink, rtcp_sink = wanted.sinks[pair : pair + 2] or (0, 0)
+        if wanted.mux_sink:
             rtcp_sink = rtp_sink
         rtp = offer is None or offer.profile is not None
         return StreamConfig(
@@ -448,7 +467,7 @@ class Call:
             muted=offer is not None and offer.held,
             rtp=rtp,
             rtcp_mux=party.rtcp_mux,
-            strip_feedback=party.profile.feedback and not other.profile.feedback,
+            strip_feedback=party.profile.feedback and not wanted.sink_profile.feedback,
         )
 
 

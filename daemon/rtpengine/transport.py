@@ -36,19 +36,14 @@ class PacketTransport:
         self.families = frozenset(pools)
         self.owners: dict[int, tuple[str, int]] = {}
         """Call-id and local port of each open stream."""
-        self._configs: dict[int, StreamConfig] = {}
+        # Called for every stream of every call: bound once, they cost no further call.
+        self.configure: Callable[[int, StreamConfig], None] = path.configure
         self.state: Callable[[int], StreamState] = path.state
         self.last_packet: Callable[[int], float] = path.last_packet
 
     def advertised(self, family: int) -> str:
         """The address that SDP names for our side."""
         return self._advertised[family]
-
-    def configure(self, stream: int, config: StreamConfig) -> None:
-        """Bring a stream in line with ``config``; skipped where it is already so."""
-        if self._configs.get(stream) != config:
-            self._path.configure(stream, config)
-            self._configs[stream] = config
 
     def open(self, call_id: str, family: int, pairs: int) -> PortSet:
         """Open ``pairs`` port pairs; all streams of a call go to one worker, so they never wait for another."""
@@ -80,5 +75,4 @@ class PacketTransport:
         for stream in ports.streams:
             self._path.close_stream(stream)
             del self.owners[stream]
-            self._configs.pop(stream, None)
         self._pools[ports.family].give_back(ports.port, len(ports.streams) // 2, self._now())

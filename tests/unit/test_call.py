@@ -78,6 +78,7 @@ def test_early_media_goes_to_the_offerer_before_the_answer(call: Call, transport
         (Signalling(family=6), A, 6, 4),
         (Signalling(prefer_ipv6=True), A, 6, 4),
         (Signalling(family=4, prefer_ipv6=True), A6, 4, 6),
+        (PLAIN, Endpoint("::", 4000), 4, 6),
     ],
 )
 def test_address_families(
@@ -121,6 +122,14 @@ class TestReoffer:
         assert ports(call.answer("a", "b", [audio(B)], PLAIN, 4.0)) == [30002]
         assert len(transport.opened) == 2
 
+    def test_what_is_already_so_is_not_said_again(self, call: Call, transport: FakeTransport) -> None:
+        call.offer("a", [audio(A)], PLAIN, 1.0)
+        assert transport.configured == 4
+        call.answer("a", "b", [audio(B)], PLAIN, 2.0)
+        assert transport.configured == 6  # the offerer's side stays as it was
+        place(call)
+        assert transport.configured == 6
+
     def test_from_the_other_party(self, call: Call) -> None:
         place(call)
         assert ports(call.offer("b", [audio(B)], PLAIN, 3.0)) == [30002]
@@ -162,6 +171,7 @@ class TestReoffer:
         (plan,) = call.offer("b", [audio(B, kind="image", protocol="UDPTL", rtcp=None)], PLAIN, 3.0)
         assert (plan.protocol, plan.rtcp_port) == ("UDPTL", None)
         assert not transport.configs[30000].rtp
+        assert (transport.configs[30001].rtp_sink, transport.configs[30001].rtcp_sink) == (0, 0)
         (plan,) = call.offer("b", [audio(B)], PLAIN, 4.0)
         assert plan.protocol == "RTP/AVPF"
 
