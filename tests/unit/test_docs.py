@@ -15,7 +15,20 @@ import pytest
 from fakes import FakeTransport
 
 import rtpengine
-from rtpengine import ProtocolError, config, control, control_tcp, ng, openser, ports, process, rtpproxy, sdp, table
+from rtpengine import (
+    ProtocolError,
+    bencode,
+    config,
+    control,
+    control_tcp,
+    ng,
+    openser,
+    ports,
+    process,
+    rtpproxy,
+    sdp,
+    table,
+)
 from rtpengine.__main__ import FEW_DESCRIPTORS
 from rtpengine.call import RETIREMENT_S
 from rtpengine.media import Endpoint, Learning, PortSet, StreamState
@@ -223,8 +236,8 @@ NUMBERS = [
     (PROTOCOL, f"| Request | {ng.MAX_REQUEST} bytes |"),
     (PROTOCOL, f"| Reply | {ng.MAX_REPLY} bytes; "),
     (PROTOCOL, f"| {ng.MAX_COOKIE} bytes each |"),
-    (PROTOCOL, f"| Nesting of lists and dictionaries | {ng.MAX_DEPTH} |"),
-    (PROTOCOL, f"in one request | {ng.MAX_ELEMENTS} |"),
+    (PROTOCOL, f"| Nesting of lists and dictionaries | {bencode.MAX_DEPTH} |"),
+    (PROTOCOL, f"in one request | {bencode.MAX_ELEMENTS} |"),
     (PROTOCOL, f"{sdp.MAX_SIZE} bytes, {sdp.MAX_LINES} lines, {sdp.MAX_SECTIONS} sections, {sdp.MAX_PAIRS} port pairs"),
     (PROTOCOL, f"{control.MAX_CACHED_REPLIES} replies"),
     (UDP, f"| Cookie | {rtpproxy.MAX_COOKIE} bytes |"),

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent.parent / "daemon" / "rtpengine"
 
 LAYERS = {
     0: {"__init__", "media"},
-    1: {"sdp", "ng", "stun", "srtp", "rtpproxy", "openser", "recognize"},
+    1: {"sdp", "bencode", "ng", "stun", "srtp", "rtpproxy", "openser", "recognize"},
     2: {
         *("rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
         *("ice", "dtls", "snapshot"),
