@@ -89,8 +89,12 @@ class MediaPorts:
     applied: _Wanted | None = None
 
     def find(self, key: Endpoint | None, family: int, pairs: int) -> PortSet | None:
-        """The open set to use towards ``key`` (None: whichever is in use), None if another must be opened."""
-        found = self.current if key is None else self.sets.get(key) or self.sets.get(None)
+        """The open set to use towards ``key`` (None: whichever is in use), None if another must be opened.
+
+        Sets that have retired but are still open count, so that who takes back a rejection gets the same ports.
+        """
+        found = self.current if key is None else self.sets.get(key)
+        found = found or self.sets.get(None)
         if found is not None and found.family == family and len(found.streams) >= 2 * pairs:
             return found
         return None
@@ -329,7 +333,7 @@ class Call:
             ports: tuple[PortSet | None, PortSet | None] = (None, None)
         else:
             listening = self._ports(asked.ports, keys[1], listener.family, offer.ports, opened)
-            ports = (self._sender_ports(asking.ports, speaker.family, offer.ports, opened), listening)
+            ports = (self._sender_ports(asking.ports, keys[0], speaker.family, offer.ports, opened), listening)
         plan = self._media_plan(listener, offer, ports[1], how, is_offer=is_offer)
         if sender == 0:
             return _Step(section, (speaker, listener), keys, ports, plan)
@@ -374,10 +378,14 @@ class Call:
             opened.append(found)
         return found
 
-    def _sender_ports(self, media_ports: MediaPorts, family: int, pairs: int, opened: list[PortSet]) -> PortSet:
+    def _sender_ports(
+        self, media_ports: MediaPorts, key: Endpoint | None, family: int, pairs: int, opened: list[PortSet]
+    ) -> PortSet:
         """Ports for the sender of this SDP, to be named in the other direction: those it has, as long as they fit."""
         current = media_ports.current
-        return self._ports(media_ports, None, family, pairs if current is None else len(current.streams) // 2, opened)
+        if current is None:
+            return self._ports(media_ports, key, family, pairs, opened)
+        return self._ports(media_ports, None, family, len(current.streams) // 2, opened)
 
     def _media_plan(
         self, listener: Party, offer: MediaOffer, ports: PortSet | None, how: Signalling, *, is_offer: bool

@@ -147,10 +147,10 @@ RECORD: list[tuple[bytes, bytes]] = [
     ),
     (REQUEST.replace(b":7078", b":0"), b"0.0.0.0 0 {b}\n"),
     (REQUEST, b"198.51.100.1 {a} {b}\n"),
-    (LOOKUP, b"198.51.100.1 {g} {h}\n"),
+    (LOOKUP, b"198.51.100.1 {c} {d}\n"),
     # another branch answers, then the first one again
     (LOOKUP.replace(b"totag:t1", b"totag:t2"), b"198.51.100.1 {e} {f}\n"),
-    (LOOKUP, b"198.51.100.1 {g} {h}\n"),
+    (LOOKUP, b"198.51.100.1 {c} {d}\n"),
     (b"delete 5d@h\n", b""),
     (b"delete 5d@h info=from:u@a.example,totag\n", b""),
     (LOOKUP, b""),

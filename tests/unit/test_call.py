@@ -192,6 +192,15 @@ class TestRejection:
         place(call)
         call.offer("a", [audio(A, rejected=True)], PLAIN, 3.0)
         assert ports(call.offer("a", [audio(A)], PLAIN, 4.0)) == [30000]
+        assert ports(call.answer("a", "b", [audio(B)], PLAIN, 5.0)) == [30002]
+
+    def test_in_one_branch_leaves_the_other_its_ports(self, call: Call, transport: FakeTransport) -> None:
+        call.offer("a", [audio(A)], PLAIN, 1.0)
+        call.answer("a", "b", [audio(B, rejected=True)], PLAIN, 2.0)
+        call.answer("a", "b2", [audio(B2)], PLAIN, 3.0)
+        # what was offered to both answerers is what the second one goes on to use
+        assert transport.configs[30000].peer == B2
+        assert transport.configs[30004].rtp_sink == 30000
 
 
 class TestForking:
