@@ -248,8 +248,8 @@ class Call:
         self._commit(dialogue, steps, exchange, now)
         return [step.plan for step in steps]
 
-    def remove_leg(self, leg: Leg) -> bool:
-        """Remove a leg with its dialogues; return whether any dialogue of the call is left.
+    def remove_leg(self, leg: Leg) -> None:
+        """Remove a leg with its dialogues, and the partners that have no other.
 
         Ports stay open until the call ends: other branches share them.
         """
@@ -262,7 +262,6 @@ class Call:
                 self.legs.remove(partner)
             elif partner.active not in remaining:
                 self._activate(remaining[-1])
-        return bool(self.dialogues)
 
     def close(self) -> None:
         """Close every socket of the call."""

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 CACHE_GENERATION_S = 30.0
-# Calls live for minutes and hold no cycles; the collector's default of 700 new objects would scan them all the time.
+# A call that ends is freed by reference count; the collector, by default after 700 new objects, finds next to nothing.
 GC_THRESHOLDS = (50_000, 20, 100)
 
 

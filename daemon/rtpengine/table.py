@@ -117,10 +117,12 @@ class CallTable:
             self.end(call, "deleted", now)
 
     def end(self, call: Call, reason: str, now: float) -> None:
-        """Take the call out of the table and close its sockets."""
-        self._ended(call, reason, now)
-        del self._calls[call.call_id]
-        call.close()
+        """Take the call out of the table and close its sockets, whatever becomes of telling so."""
+        try:
+            self._ended(call, reason, now)
+        finally:
+            del self._calls[call.call_id]
+            call.close()
 
     def tick(self, now: float) -> None:
         """Look at the calls whose time has come: end those that are dead, close ports that nobody uses."""
@@ -136,7 +138,6 @@ class CallTable:
         if call.ends_at is not None and call.ends_at <= now:
             self.end(call, "deleted", now)
         elif expiry <= now:
-            log.info("[%s] no media on any stream: call timed out", call.call_id)
             self.end(call, "timeout", now)
         else:
             self._close_retired(call, now)

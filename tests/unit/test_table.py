@@ -165,6 +165,17 @@ class TestExpiry:
         assert len(bench.table) == 1
 
 
+def test_a_call_ends_even_if_telling_so_fails(bench: Bench) -> None:
+    def fail(call: Call, reason: str, now: float) -> None:
+        raise OSError("no log")
+
+    bench.place()
+    bench.table._ended = fail
+    with pytest.raises(OSError, match="no log"):
+        bench.delete()
+    assert len(bench.table) == 0 and not bench.transport.opened
+
+
 class TestReplacedPorts:
     def test_close_when_quiet(self, bench: Bench) -> None:
         bench.place()
