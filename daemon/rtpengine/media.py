@@ -101,6 +101,61 @@ class Learning(IntEnum):
     OFF = 3
 
 
+class SrtpKeys(NamedTuple):
+    """Master keys of one direction of SRTP (RFC 3711 3.2.1), and what RFC 4568 6.3 may say about their use.
+
+    ``suite`` is a name of ``srtp.SUITES``; ``mki`` stands in every packet, empty for none.
+    """
+
+    suite: str
+    key: bytes
+    salt: bytes
+    mki: bytes = b""
+    unencrypted_srtp: bool = False
+    unencrypted_srtcp: bool = False
+    unauthenticated_srtp: bool = False
+
+    def __repr__(self) -> str:
+        """Without the keys, so that none gets into a log."""
+        return f"SrtpKeys({self.suite})"
+
+
+class CryptoLine(NamedTuple):
+    """One ``a=crypto`` line (RFC 4568 9.1): its tag, and the keys its sender protects its packets with."""
+
+    tag: int
+    keys: SrtpKeys
+
+
+class Fingerprint(NamedTuple):
+    """The hash of a certificate (RFC 8122 5): name of the hash in lower case as in ``sha-256``, and the digest."""
+
+    algorithm: str
+    digest: bytes
+
+
+class IceCredentials(NamedTuple):
+    """User name fragment and password of one ICE agent (RFC 8839 5.4)."""
+
+    ufrag: str
+    pwd: str
+
+    def __repr__(self) -> str:
+        """Without the password, so that none gets into a log."""
+        return f"IceCredentials({self.ufrag})"
+
+
+class Candidate(NamedTuple):
+    """A UDP candidate of ours to write (RFC 8839 5.1); ``related`` is the base of one that is not ``host``."""
+
+    foundation: str
+    component: int
+    priority: int
+    endpoint: Endpoint
+    kind: str = "host"
+    related: Endpoint | None = None
+
+
 class MediaOffer(NamedTuple):
     """What one party said about one media section, free of SDP syntax.
 
@@ -108,6 +163,12 @@ class MediaOffer(NamedTuple):
     ``rtcp`` is its separate RTCP endpoint, None if there is none (``rtcp_mux``, or no RTP at all).
     ``ports`` counts consecutive RTP/RTCP port pairs (``m=audio 4000/2``); pair i has both ports 2i higher.
     ``protocol`` is the transport word of the m= line in upper case; not in PROFILES: relay as opaque UDP.
+    ``mux_only`` is RFC 8858: the party has no RTCP port to fall back to.
+    ``crypto`` are its usable ``a=crypto`` lines in order; ``setup``, ``fingerprints`` and ``tls_id`` are RFC 8842,
+    from the section or else the session, usable hashes only.
+    ``ice`` are the credentials of its ICE agent, None where ufrag or pwd is missing; ``ice_lite`` is RFC 8839 5.3.
+    ``body_has_ice``: some section or the session has an ``a=ice-ufrag``.
+    ``lowest_priority`` is that of its UDP candidates, None without any. ``mid`` is RFC 5888 4.
     """
 
     kind: str
@@ -118,6 +179,16 @@ class MediaOffer(NamedTuple):
     direction: Direction = DIRECTIONS["sendrecv"]
     rejected: bool = False
     rtcp_mux: bool = False
+    mux_only: bool = False
+    crypto: tuple[CryptoLine, ...] = ()
+    setup: str | None = None
+    fingerprints: tuple[Fingerprint, ...] = ()
+    tls_id: str | None = None
+    ice: IceCredentials | None = None
+    ice_lite: bool = False
+    body_has_ice: bool = False
+    lowest_priority: int | None = None
+    mid: str | None = None
 
     @property
     def held(self) -> bool:
@@ -130,6 +201,24 @@ class MediaOffer(NamedTuple):
         return PROFILES.get(self.protocol)
 
 
+class SdesPolicy(NamedTuple):
+    """What the words of the ``SDES`` list ask for, towards the recipient of one body.
+
+    ``off``: offer and accept no ``a=crypto``. ``only`` (if any) and ``without`` restrict the suites by name,
+    ``order`` puts some first. ``fresh_keys`` false (``nonew``): offer no line of our own beside a copied one.
+    The last three: True asks for the session parameter of RFC 4568 6.3, False refuses it, None leaves it.
+    """
+
+    off: bool = False
+    only: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
+    order: tuple[str, ...] = ()
+    fresh_keys: bool = True
+    unencrypted_srtp: bool | None = None
+    unencrypted_srtcp: bool | None = None
+    unauthenticated_srtp: bool | None = None
+
+
 class Signalling(NamedTuple):
     """How one offer or answer is to be treated, as the SIP proxy asked in whichever control protocol.
 
@@ -138,6 +227,9 @@ class Signalling(NamedTuple):
     ``received_from`` is the address that the SIP message came from.
     ``media_address`` is to be advertised instead of our own.
     ``rtcp_mux`` holds any of offer, demux, accept, reject, require; ``replace`` any of origin, session-connection.
+    ``ice`` is remove (as is None), force, optional, default or force-relay.
+    ``dtls`` is off, passive or active: the role that we prefer where the other party leaves the choice.
+    ``reset`` forgets keys, DTLS and ICE towards the recipient.
     """
 
     trust_address: bool = True
@@ -154,6 +246,24 @@ class Signalling(NamedTuple):
     media_handover: bool = False
     no_rtcp_attribute: bool = False
     via_branch: str | None = None
+    dtls: str | None = None
+    sdes: SdesPolicy = SdesPolicy()
+    generate_mid: bool = False
+    reset: bool = False
+
+
+class IcePlan(NamedTuple):
+    """What the recipient is told about ICE in one section.
+
+    ``keep``: the sender's own ICE lines stay, and ``candidates`` join them; with ``keep_relays`` false its candidates
+    of type relay do not, and its address stays too (``ICE=force-relay``). Otherwise its lines go, and if
+    ``credentials`` are given we are an ICE-lite agent with them.
+    """
+
+    keep: bool = False
+    keep_relays: bool = True
+    credentials: IceCredentials | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 class MediaPlan(NamedTuple):
@@ -163,6 +273,7 @@ class MediaPlan(NamedTuple):
     ``rtcp_port`` is the RTCP port to name in ``a=rtcp``, None where the line must be absent.
     ``pairs`` counts the consecutive port pairs behind ``local``.
     ``held``: the sender's address was null, which must stay visible to the recipient.
+    ``crypto``, ``setup`` with ``fingerprint`` and ``tls_id``, ``ice`` and ``mid`` are the lines of these names.
     """
 
     local: Endpoint | None
@@ -172,6 +283,12 @@ class MediaPlan(NamedTuple):
     direction: Direction = DIRECTIONS["sendrecv"]
     rtcp_mux: bool = False
     held: bool = False
+    crypto: tuple[CryptoLine, ...] = ()
+    setup: str | None = None
+    fingerprint: Fingerprint | None = None
+    tls_id: str | None = None
+    ice: IcePlan = IcePlan()
+    mid: str | None = None
 
 
 class StreamConfig(NamedTuple):
@@ -185,6 +302,10 @@ class StreamConfig(NamedTuple):
     ``rtp`` false: the datagrams are not RTP, relay them unseen. ``rtcp_only``: the RTCP socket of a pair.
     ``rtp_sink`` and ``rtcp_sink`` are stream ids, 0 for none; ``strip_feedback`` removes RTPFB and PSFB
     (RFC 4585 6.1) from what goes to ``rtcp_sink``.
+    ``secure``: the party speaks SRTP; without keys nothing passes either way.
+    ``stun``: STUN is handed to us, not relayed. ``ufrag`` is that of our agent there, "" where we have none: checks
+    that name it are never crowded out by others. ``ice``: only sources that have been validated are the party's.
+    ``dtls``: DTLS is handed to us, not relayed.
     """
 
     peer: Endpoint | None
@@ -201,6 +322,11 @@ class StreamConfig(NamedTuple):
     rtcp_only: bool = False
     rtcp_mux: bool = False
     strip_feedback: bool = False
+    secure: bool = False
+    stun: bool = False
+    ice: bool = False
+    dtls: bool = False
+    ufrag: str = ""
 
 
 class StreamState(NamedTuple):
