@@ -220,7 +220,7 @@ class TestParse:
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
         assert not [word for word in re.findall(r"[A-Za-z0-9+/]{8,}", value) if word in shown]
 
-    @settings(deadline=None, max_examples=300)
+    @settings(max_examples=300)
     @given(st.text(alphabet="1 inline:AESCM_128HMACSHA180|2^;=+/abc\u00e9\t", max_size=120))
     def test_any_text_ends_in_a_line_or_a_reason(self, text: str) -> None:
         for value in (text, f"1 {CM_80} inline:{text}", f"1 {CM_80} inline:{K30}{text}"):
