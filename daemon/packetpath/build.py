@@ -15,8 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKETPATH = ROOT / "daemon" / "packetpath"
 SHARED = ROOT / "kernel-module"
 
-HEADERS = [PACKETPATH / "packetpath.h", PACKETPATH / "learn.h", PACKETPATH / "rtcp.h", SHARED / "rtp.h"]
-SOURCES = [PACKETPATH / name for name in ("worker.c", "stream.c", "relay.c", "learn.c", "rtcp.c")]
+HEADERS = [SHARED / "rtp.h", *(PACKETPATH / name for name in ("srtp.h", "packetpath.h", "learn.h", "rtcp.h"))]
+PRIVATE_HEADERS = [PACKETPATH / name for name in ("internal.h", "srtp_crypto.h")]
+SOURCES = [
+    PACKETPATH / name for name in ("worker.c", "stream.c", "relay.c", "learn.c", "rtcp.c", "srtp.c", "srtp_crypto.c")
+]
 
 KERNEL_TYPES = "typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;\n"
 INLINE_BODY = re.compile(r"static inline ([^{;]*?\))\n\{.*?\n\}", re.DOTALL)
@@ -40,8 +43,8 @@ ffibuilder.set_source(
     "rtpengine._packetpath",
     "\n".join(f'#include "{header.name}"' for header in HEADERS),
     sources=[relative(source) for source in SOURCES],
-    depends=[relative(header) for header in [*HEADERS, PACKETPATH / "internal.h"]],
+    depends=[relative(header) for header in [*HEADERS, *PRIVATE_HEADERS]],
     include_dirs=[relative(PACKETPATH), relative(SHARED)],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
-    libraries=["pthread"],
+    libraries=["pthread", "crypto"],
 )

@@ -18,7 +18,7 @@ SECONDS = 2
 def test_clean_under(sanitizer: str, tmp_path: Path) -> None:
     program = tmp_path / "stress"
     flags = ["-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
-    subprocess.run(["gcc", *WARNINGS, *flags, *INCLUDES, "-o", program, *SOURCES], check=True, timeout=120)
+    subprocess.run(["gcc", *WARNINGS, *flags, *INCLUDES, "-o", program, *SOURCES, "-lcrypto"], check=True, timeout=120)
     done = subprocess.run([program, str(SECONDS)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rounds" in done.stdout
