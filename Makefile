@@ -13,7 +13,7 @@ C_WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test check lint run install bench bench-quick clean
+.PHONY: help build demo test check fuzz lint run install bench bench-quick clean
 
 help: ## this list
 	@printf 'rtpengine: a media proxy for SIP\n\n'
@@ -61,6 +61,9 @@ test: apt-test build $(VENV)/.needs-test ## every test, with coverage; as root a
 
 check: build $(VENV)/.needs-test ## the quick tests, under a minute
 	@$(PYTHON) -m pytest -q tests/unit tests/packetpath $(ARGS)
+
+fuzz: apt-test build $(VENV)/.needs-test ## bad input at random, a minute per target; ARGS="rtp --seconds=600"
+	@$(PYTHON) tests/fuzz/fuzz.py $(ARGS)
 
 lint: apt-lint build $(VENV)/.needs-lint ## ruff, mypy --strict, C warnings as errors
 	$(VENV)/bin/ruff check .
