@@ -159,8 +159,8 @@ def _parse_parameters(keys: SrtpKeys, parameters: list[str]) -> SrtpKeys:
             flags[_FLAGS[parameter]] = True
         elif not _is_optional(parameter):
             raise ProtocolError("Crypto session parameter is not supported")
-    # an AEAD has no step that could be left out, but for the encryption of RTCP (RFC 7714 10.2)
-    if keys.suite in _AEAD and flags.keys() - {"unencrypted_srtcp"}:
+    # the tag of an AEAD is part of the cipher (RFC 7714 5)
+    if keys.suite in _AEAD and "unauthenticated_srtp" in flags:
         raise ProtocolError("Crypto session parameter does not fit the suite")
     return keys._replace(**flags)
 

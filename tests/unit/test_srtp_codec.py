@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from rtpengine import ProtocolError, srtp
 from rtpengine.media import CryptoLine, SrtpKeys
 from rtpengine.srtp import PROFILES, SUITES, WEAK, generate_keys, parse_crypto, serialize_crypto, split_exported
+
+HEADER = (Path(__file__).parent.parent.parent / "daemon" / "packetpath" / "srtp.h").read_text()
 
 CM_80 = "AES_CM_128_HMAC_SHA1_80"
 CM_32 = "AES_CM_128_HMAC_SHA1_32"
@@ -65,6 +68,17 @@ class TestSuites:
         assert (suite.key_len + suite.salt_len, suite.tag_len, suite.profile) == (master, tag_len, profile)
         assert suite.exported_len == 2 * master
         assert (suite.profile is None) == (suite.profile_id is None)
+
+    def test_numbers_are_those_of_the_packet_path(self) -> None:
+        enum = HEADER.partition("enum srtp_suite {")[2].partition("}")[0]
+        found = {int(number): name for name, number in re.findall(r"(\w+) = (\d+)", enum)}
+        named = {suite.number: suite.name for suite in SUITES.values()}
+        assert set(named) == set(range(1, max(found)))
+        for number, name in named.items():
+            # the words of both names, in whichever order: AES_CM_128_HMAC_SHA1_80 and SRTP_AES128_CM_SHA1_80
+            ours, theirs = (sorted(re.findall("[A-Z]+|[0-9]+", text)) for text in (name, found[number]))
+            assert [word for word in ours if word != "HMAC"] == [word for word in theirs if word != "SRTP"]
+        assert f"#define SRTP_MKI_MAX {srtp.MAX_MKI_LEN}\n" in HEADER
 
     def test_profiles_are_openssl_s(self) -> None:
         from OpenSSL import SSL
@@ -209,7 +223,7 @@ class TestParse:
             (f"1 {CM_80} inline:{K30} FEC_KEY=inline:{THIRD}", "session parameter"),
             (f"1 {CM_80} inline:{K30} WSH=x", "session parameter"),
             (f"1 {CM_80} inline:{K30} inline:{THIRD}", "session parameter"),
-            (f"1 AEAD_AES_128_GCM inline:{inline(28)} UNENCRYPTED_SRTP", "does not fit"),
+            (f"1 AEAD_AES_128_GCM inline:{inline(28)} UNENCRYPTED_SRTP UNAUTHENTICATED_SRTP", "does not fit"),
             (f"1 AEAD_AES_256_GCM inline:{inline(44)} UNAUTHENTICATED_SRTP", "does not fit"),
         ],
     )
