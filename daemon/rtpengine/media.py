@@ -206,7 +206,8 @@ class SdesPolicy(NamedTuple):
 
     ``off``: offer and accept no ``a=crypto``. ``only`` (if any) and ``without`` restrict the suites by name,
     ``order`` puts some first. ``fresh_keys`` false (``nonew``): offer no line of our own beside a copied one.
-    The last three: True asks for the session parameter of RFC 4568 6.3, False refuses it, None leaves it.
+    The next three: True asks for the session parameter of RFC 4568 6.3, False refuses it, None leaves it.
+    ``lifetime``: write one behind our keys (RFC 4568 6.1).
     """
 
     off: bool = False
@@ -217,6 +218,7 @@ class SdesPolicy(NamedTuple):
     unencrypted_srtp: bool | None = None
     unencrypted_srtcp: bool | None = None
     unauthenticated_srtp: bool | None = None
+    lifetime: bool = False
 
 
 class Signalling(NamedTuple):
@@ -273,7 +275,8 @@ class MediaPlan(NamedTuple):
     ``rtcp_port`` is the RTCP port to name in ``a=rtcp``, None where the line must be absent.
     ``pairs`` counts the consecutive port pairs behind ``local``.
     ``held``: the sender's address was null, which must stay visible to the recipient.
-    ``crypto``, ``setup`` with ``fingerprint`` and ``tls_id``, ``ice`` and ``mid`` are the lines of these names.
+    ``crypto``, ``setup`` with ``fingerprint`` and ``tls_id``, ``ice`` and ``mid`` are the lines of these names;
+    a ``mid`` takes the place of the sender's, which without it stays unless a bundle is taken apart.
     """
 
     local: Endpoint | None

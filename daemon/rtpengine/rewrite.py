@@ -1,37 +1,33 @@
-"""From an SDP body to what it says about media, and from our plans back to the edited body.
+"""From our plans to the SDP body that the recipient gets: the sender's text, edited (sdp.md 6).
 
-Two pure functions: :func:`offers` and :func:`rewrite`. BUNDLE is taken apart, ICE is ended here, and a line that is
+Pure, and the counterpart of offers.py. BUNDLE is taken apart, keys and ICE are those of the plans, and a line that is
 not named below leaves as it came.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache
 from itertools import groupby
+from typing import NamedTuple
 
 from rtpengine import ProtocolError
-from rtpengine.media import DIRECTIONS, PROFILES, Endpoint, MediaOffer, MediaPlan, Signalling
+from rtpengine.attributes import serialize_candidate, serialize_fingerprint
+from rtpengine.media import DIRECTIONS, PROFILES, IcePlan, MediaPlan, Signalling
 from rtpengine.sdp import MediaDescription, Part, Session, SessionDescription, Span, join
+from rtpengine.srtp import serialize_crypto
 
-# RFC 8839 5 and RFC 8840: no ICE agent sits here, so none may be promised to the recipient.
+# RFC 8839 5 and RFC 8840.
 _ICE = {
-    "a=candidate",
-    "a=end-of-candidates",
-    "a=ice-lite",
-    "a=ice-mismatch",
-    "a=ice-options",
-    "a=ice-pacing",
-    "a=ice-pwd",
-    "a=ice-ufrag",
-    "a=remote-candidates",
+    *("candidate", "end-of-candidates", "remote-candidates"),
+    *("ice-lite", "ice-mismatch", "ice-options", "ice-pacing", "ice-pwd", "ice-ufrag"),
 }
-_DTLS = {"a=fingerprint", "a=setup", "a=tls-id"}
-_RTP = {"a=crypto", "a=extmap", "a=extmap-allow-mixed", "a=rtcp-mux", "a=rtcp-mux-only"}
-_BUNDLE = {"a=mid", "a=bundle-only"}
-
-_OF_SESSION = _ICE | _DTLS | _RTP | {f"a={name}" for name in DIRECTIONS}
-_OF_RTP = _OF_SESSION | {"a=rtcp"}
+_DTLS = {"fingerprint", "setup", "tls-id"}
+_RTP = {"crypto", "extmap", "extmap-allow-mixed", "rtcp-mux", "rtcp-mux-only"}
+_DIRECTIONS = set(DIRECTIONS)
+_BUNDLE_GROUP = r"|group[:\s]BUNDLE(?: |[^\S\n]*+(?!.))"
+_RELAY_CANDIDATE = r"|candidate:.*? typ (?i:relay)(?!\S)"
 
 
 def _any_of(names: list[str]) -> str:
@@ -43,38 +39,42 @@ def _any_of(names: list[str]) -> str:
     return f"(?:{'|'.join(reversed(branches))})"  # the longer name first
 
 
-def _lines(keys: Iterable[str], further: str = "") -> re.Pattern[str]:
+def _lines(names: set[str], further: str) -> re.Pattern[str]:
     """What finds the lines of these attributes, each with the LF in front; a colon or a blank ends a name.
 
     One pass through the text of a part in C takes the place of a decision per line.
     """
-    names = _any_of(sorted(key.removeprefix("a=") for key in keys))
-    return re.compile(rf"\na=(?:{names}(?![^:\s]){further}).*+")
+    listed = rf"{_any_of(sorted(names))}(?![^:\s])" if names else "(?!)"
+    return re.compile(rf"\na=(?:{listed}{further}).*+")
 
 
-_BUNDLE_GROUP = r"|group[:\s]BUNDLE(?: |[^\S\n]*+(?!.))"
-_REMOVED_FROM_SESSION = _lines(_OF_SESSION, _BUNDLE_GROUP)
-_REMOVED_BUT_DTLS = _lines(_OF_SESSION - _DTLS, _BUNDLE_GROUP)
-# By whether the section is RTP and whether it leaves a bundle.
-_REMOVED_FROM_SECTION = {
-    (True, False): _lines(_OF_RTP),
-    (True, True): _lines(_OF_RTP | _BUNDLE),
-    (False, False): _lines(_ICE),
-    (False, True): _lines(_ICE | _BUNDLE),
-}
-
-_DISCARD_PORT = 9  # RFC 9429: with the null address, "I do not know yet"
+_DTLS_LINES = [_lines({name}, "") for name in ("setup", "fingerprint", "tls-id")]
 
 
-def offers(sdp: SessionDescription, how: Signalling) -> list[MediaOffer]:
-    """What a body says, one MediaOffer per m= line in order (sdp.md 3).
+class _Edit(NamedTuple):
+    """What happens to one section; ``endpoint_stays``: its address and its ports are the sender's own."""
 
-    A null address means the same whether addresses are trusted or not: with port 9 an endpoint not known yet (None),
-    otherwise hold. Raise ProtocolError where a section names no address, or for a transport that is not supported.
-    """
-    if how.protocol is not None:
-        _require_supported(how.protocol)
-    return [_offer(session, section, how) for session in sdp.sessions for section in session.media]
+    rtp: bool
+    leaves_bundle: bool
+    renamed: bool
+    ice_stays: bool = False
+    relays_stay: bool = True
+    endpoint_stays: bool = False
+
+
+@cache
+def _removed_from_session(ice_stays: bool) -> re.Pattern[str]:
+    return _lines(_RTP | _DTLS | _DIRECTIONS | (set() if ice_stays else _ICE), _BUNDLE_GROUP)
+
+
+@cache
+def _removed_from_section(edit: _Edit) -> re.Pattern[str]:
+    names = _RTP | _DTLS | _DIRECTIONS if edit.rtp else set()
+    names |= {"rtcp"} if edit.rtp and not edit.endpoint_stays else set()
+    names |= {"mid"} if edit.leaves_bundle or edit.renamed else set()
+    names |= {"bundle-only"} if edit.leaves_bundle else set()
+    names |= set() if edit.ice_stays else _ICE
+    return _lines(names, "" if edit.relays_stay else _RELAY_CANDIDATE)
 
 
 def rewrite(sdp: SessionDescription, how: Signalling, plans: Sequence[MediaPlan], fallback: str | None = None) -> bytes:
@@ -98,68 +98,6 @@ def rewrite(sdp: SessionDescription, how: Signalling, plans: Sequence[MediaPlan]
     return join(out, sdp.tail)
 
 
-def _require_supported(protocol: str) -> None:
-    """Refuse the secure profiles, whose keys nobody handles yet."""
-    profile = PROFILES.get(protocol)
-    if profile is not None and profile.secure:
-        raise ProtocolError(f"Transport protocol {protocol} is not supported yet")
-
-
-def _offer(session: Session, section: MediaDescription, how: Signalling) -> MediaOffer:
-    kind, _, pairs, protocol = section.media
-    protocol = protocol.upper()
-    direction = section.direction or session.direction or DIRECTIONS["sendrecv"]
-    source = _transport(session, section)
-    port = source.media.port
-    if port == 0:
-        return MediaOffer(kind, None, None, protocol, pairs, direction, rejected=True)
-    _require_supported(protocol)
-    endpoint = _endpoint(session, source, how)
-    rtcp, rtcp_mux = _rtcp(source, endpoint, how) if protocol in PROFILES else (None, False)
-    return MediaOffer(kind, endpoint, rtcp, protocol, pairs, direction, False, rtcp_mux)
-
-
-def _transport(session: Session, section: MediaDescription) -> MediaDescription:
-    """The section whose address and port hold for this one: a bundle-only section (RFC 9143 6) has none of its own."""
-    if section.media.port or not section.has("a=bundle-only"):
-        return section
-    mid = next(section.values("a=mid"), None)
-    for bundle in session.bundles:
-        if mid in bundle:
-            return next((s for s in session.media if next(s.values("a=mid"), None) == bundle[0]), section)
-    return section
-
-
-def _endpoint(session: Session, section: MediaDescription, how: Signalling) -> Endpoint | None:
-    connection, port = section.connection or session.connection, section.media.port
-    if connection is not None and connection.is_null and connection.text is not None:
-        return None if port == _DISCARD_PORT else Endpoint(connection.text, port)
-    by_name = connection is not None and connection.text is None
-    if how.received_from is not None and (by_name or not how.trust_address):
-        return Endpoint(how.received_from, port)  # a host name is not looked up, and says less than the SIP source
-    if connection is None:
-        raise ProtocolError("Incomplete SDP specification")
-    return None if connection.text is None else Endpoint(connection.text, port)
-
-
-def _rtcp(section: MediaDescription, rtp: Endpoint | None, how: Signalling) -> tuple[Endpoint | None, bool]:
-    """The separate RTCP endpoint if one is known, and whether RTCP shares the RTP port instead (RFC 3605, RFC 5761)."""
-    _, port, pairs, _ = section.media
-    if "\na=rtcp" not in section.text and rtp is not None and pairs == 1:
-        # What most sections say is found with one look instead of one for each attribute.
-        return (None if port == 65535 else Endpoint(rtp.address, port + 1)), False
-    named = section.rtcp
-    rtcp_port = named.port if isinstance(named, Endpoint) else named or port + 1
-    if rtcp_port == port or section.has_rtcp_mux:
-        return None, True
-    if rtcp_port + 2 * (pairs - 1) > 65535:
-        return None, False
-    trusted = how.trust_address or how.received_from is None
-    if isinstance(named, Endpoint) and trusted and not named.is_null:
-        return named, False
-    return (None if rtp is None else Endpoint(rtp.address, rtcp_port)), False
-
-
 def _address(plans: Sequence[MediaPlan], how: Signalling, fallback: str | None) -> str | None:
     """Our address for the session level and for disabled sections: that of the first section that has one."""
     if how.media_address is not None:
@@ -172,22 +110,24 @@ def _address(plans: Sequence[MediaPlan], how: Signalling, fallback: str | None) 
 
 def _session(session: Session, plans: Sequence[MediaPlan], how: Signalling, address: str | None) -> str:
     text = session.text
+    ice_stays = any(plan.ice.keep for plan in plans)
     if session.media:
         spans = []
         if "origin" in how.replace and session.origin is not None and not session.origin.is_null:
             spans.append(session.origin_span)
-        inheriting = [plan for section, plan in zip(session.media, plans, strict=True) if section.connection is None]
-        if (inheriting or "session-connection" in how.replace) and not _keeps_null(session, inheriting):
+        inheriting = [pair for pair in zip(session.media, plans, strict=True) if pair[0].connection is None]
+        if (inheriting or "session-connection" in how.replace) and not _keeps_connection(session, inheriting):
             spans += session.connections
         text = _readdressed(text, spans, address)
-    return (_REMOVED_BUT_DTLS if _inherits_dtls(session) else _REMOVED_FROM_SESSION).sub("", text)
+    text = _removed_from_session(ice_stays).sub("", text)
+    return text + "\na=ice-lite\r" if any(plan.ice.credentials for plan in plans) else text
 
 
-def _inherits_dtls(session: Session) -> bool:
-    """Whether a section through which TLS passes unseen needs what the session level says about it."""
-    if "\na=fingerprint" not in session.text or next(session.values("a=fingerprint"), None) is None:
-        return False
-    return any(map(_is_opaque_tls, session.media))
+def _keeps_connection(session: Session, inheriting: Sequence[tuple[MediaDescription, MediaPlan]]) -> bool:
+    """Whether the address of the session is to stay for the sections that it holds for."""
+    if any(plan.ice.keep and _endpoint_stays(section, plan) for section, plan in inheriting):
+        return True
+    return _keeps_null(session, [plan for _, plan in inheriting])
 
 
 def _keeps_null(part: Part, plans: Sequence[MediaPlan]) -> bool:
@@ -197,48 +137,83 @@ def _keeps_null(part: Part, plans: Sequence[MediaPlan]) -> bool:
     return any(plan.held for plan in plans) or all(plan.local is None for plan in plans)
 
 
-def _is_opaque_tls(section: MediaDescription) -> bool:
-    """Whether TLS passes unseen (RFC 7345, RFC 8841), so that the section needs what it inherits from the session."""
-    protocol = section.media.protocol.upper()
-    return "TLS" in protocol and protocol not in PROFILES
+def _edit(session: Session, section: MediaDescription, plan: MediaPlan) -> _Edit:
+    rtp = section.media.protocol.upper() in PROFILES
+    if not plan.ice.keep:
+        return _Edit(rtp, session.is_bundled, plan.mid is not None)
+    endpoint_stays = _endpoint_stays(section, plan)
+    return _Edit(rtp, session.is_bundled, plan.mid is not None, True, plan.ice.keep_relays, endpoint_stays)
+
+
+def _endpoint_stays(section: MediaDescription, plan: MediaPlan) -> bool:
+    """Whether the recipient is to see the sender's own address; a bundle-only section has none to be seen."""
+    return plan.ice.keep and not plan.ice.keep_relays and plan.local is not None and section.media.port != 0
 
 
 def _section(session: Session, section: MediaDescription, plan: MediaPlan, how: Signalling, address: str | None) -> str:
-    rtp = section.media.protocol.upper() in PROFILES
+    edit = _edit(session, section, plan)
     text = section.text
-    if section.connections and not _keeps_null(section, [plan]):
+    if section.connections and not edit.endpoint_stays and not _keeps_null(section, [plan]):
         if plan.local is not None and how.media_address is None:
             address = plan.local.address
         text = _readdressed(text, section.connections, address)
-    text = _REMOVED_FROM_SECTION[rtp, session.is_bundled].sub("", _replanned(text, section, plan, rtp))
-    return text + (_rtp_lines(plan) if rtp else _opaque_lines(session, section))
+    text = _removed_from_section(edit).sub("", _replanned(text, section, plan, edit))
+    text += _rtp_lines(plan, how, edit) if edit.rtp else _opaque_lines(session, section)
+    text += _ice_lines(plan.ice)
+    return text if plan.mid is None else f"{text}\na=mid:{plan.mid}\r"
 
 
-def _replanned(text: str, section: MediaDescription, plan: MediaPlan, rtp: bool) -> str:
+def _replanned(text: str, section: MediaDescription, plan: MediaPlan, edit: _Edit) -> str:
     """The text with our port and profile in its first line."""
-    kind, _, _, protocol = section.media
+    kind, port, pairs, protocol = section.media
     start = len("\nm= ") + len(kind)
     end = text.index(" ", start) + 1 + len(protocol)
-    if rtp and plan.protocol in PROFILES:
+    if edit.rtp and plan.protocol in PROFILES:
         protocol = plan.protocol
-    port, pairs = (0, 1) if plan.local is None else (plan.local.port, plan.pairs)
+    if not edit.endpoint_stays:
+        port, pairs = (0, 1) if plan.local is None else (plan.local.port, plan.pairs)
     return f"{text[:start]}{port}{f'/{pairs}' if pairs > 1 else ''} {protocol}{text[end:]}"
 
 
-def _rtp_lines(plan: MediaPlan) -> str:
+def _rtp_lines(plan: MediaPlan, how: Signalling, edit: _Edit) -> str:
     """The lines that end an RTP section, with the CR of their CR LF (sdp.md 6.2)."""
     if plan.local is None:
         return "\na=inactive\r"
     text = f"\na={plan.direction.attribute}\r"
-    if plan.rtcp_port is not None:
+    if plan.rtcp_port is not None and not edit.endpoint_stays:
         text += f"\na=rtcp:{plan.rtcp_port}\r"
-    return text + "\na=rtcp-mux\r" if plan.rtcp_mux else text
+    if plan.rtcp_mux:
+        text += "\na=rtcp-mux\r"
+    for line in plan.crypto:
+        text += f"\na=crypto:{serialize_crypto(line, how.sdes.lifetime)}\r"
+    if plan.setup is not None:
+        text += f"\na=setup:{plan.setup}\r"
+    if plan.fingerprint is not None:
+        text += f"\na=fingerprint:{serialize_fingerprint(plan.fingerprint)}\r"
+    return text if plan.tls_id is None else f"{text}\na=tls-id:{plan.tls_id}\r"
+
+
+def _ice_lines(ice: IcePlan) -> str:
+    """What the sender's agent, or ours, has to say more in any section (RFC 8839 5)."""
+    text = ""
+    if ice.credentials is not None:
+        text = f"\na=ice-ufrag:{ice.credentials.ufrag}\r\na=ice-pwd:{ice.credentials.pwd}\r"
+    for candidate in ice.candidates:
+        text += f"\na=candidate:{serialize_candidate(candidate)}\r"
+    return text
 
 
 def _opaque_lines(session: Session, section: MediaDescription) -> str:
-    """A section that is not RTP keeps its own direction, and is given the one that has left the session level."""
+    """What a section that is not RTP has inherited from the session level, where it stands no more.
+
+    TLS passes unseen (RFC 7345, RFC 8841), so that its certificates stay the sender's.
+    """
     inherited = session.direction
-    return "" if inherited is None or section.direction is not None else f"\na={inherited.attribute}\r"
+    text = "" if inherited is None or section.direction is not None else f"\na={inherited.attribute}\r"
+    if "TLS" in section.media.protocol.upper():
+        for lines in _DTLS_LINES:
+            text += "" if lines.search(section.text) else "".join(lines.findall(session.text))
+    return text
 
 
 def _readdressed(text: str, spans: Sequence[Span], address: str | None) -> str:

@@ -38,9 +38,9 @@ _ORIGIN_WORDS = re_compile(r"\no=(?:[^ \n]++ ){4}([^ \n]++ [^ \r\n]++)").match
 _HOST_NAME = re_compile(r"(?=.{1,253}$)(?:[A-Z0-9_][A-Z0-9_-]{0,62}\.)*[A-Z_][A-Z0-9_-]{0,62}\.?", ASCII | IGNORECASE)
 # Where one level contradicts itself, the more cautious reading wins over sendrecv.
 _BY_CAUTION = ("recvonly", "sendonly", "inactive", "sendrecv")
-_BLANK_TO_END = r"[^\S\n]*+(?!.)"
-_RTCP_MUX = re_compile(rf"\na=rtcp-mux(?:-only)?{_BLANK_TO_END}").search
-_STATED_DIRECTIONS = re_compile(rf"\na=({'|'.join(_BY_CAUTION)}){_BLANK_TO_END}").findall
+BLANK_TO_END = r"[^\S\n]*+(?!.)"
+_RTCP_MUX = re_compile(rf"\na=rtcp-mux(?:-only)?{BLANK_TO_END}").search
+_STATED_DIRECTIONS = re_compile(rf"\na=({'|'.join(_BY_CAUTION)}){BLANK_TO_END}").findall
 _T = TypeVar("_T")
 
 # Where words begin and end in the text of a part.
@@ -245,7 +245,7 @@ def _valued(key: str) -> Pattern[str]:
 @cache
 def _bare(key: str) -> Pattern[str]:
     """What finds an attribute without a value."""
-    return re_compile(rf"\n{escape(key)}{_BLANK_TO_END}")
+    return re_compile(rf"\n{escape(key)}{BLANK_TO_END}")
 
 
 def _end(text: str) -> int:

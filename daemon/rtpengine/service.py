@@ -10,9 +10,10 @@ from typing import Any
 
 from rtpengine import ProtocolError, ng
 from rtpengine.call import Call
-from rtpengine.media import IPV4, MediaOffer, MediaPlan, Signalling
+from rtpengine.media import IPV4, PROFILES, MediaOffer, MediaPlan, Signalling
+from rtpengine.offers import offers
 from rtpengine.report import CallReport
-from rtpengine.rewrite import offers, rewrite
+from rtpengine.rewrite import rewrite
 from rtpengine.sdp import SessionDescription
 from rtpengine.table import NOT_FOUND, CallTable
 
@@ -66,7 +67,9 @@ class NgService:
         ]
         if words:
             log.info("less guarded against other sources, as the flags ask: %s", ", ".join(words))
-        return offers(sdp, how)
+        said = offers(sdp, how)
+        _refuse_secure(said, how)
+        return said
 
     def _rewritten(self, sdp: SessionDescription, how: Signalling, plans: list[MediaPlan]) -> Reply:
         fallback = self.table.transport.advertised(IPV4)
@@ -87,6 +90,14 @@ class NgService:
                 raise ProtocolError(NOT_FOUND) from None
             return {"result": "ok", "warning": NOT_FOUND}
         return {"result": "ok", **report}
+
+
+def _refuse_secure(said: list[MediaOffer], how: Signalling) -> None:
+    """Refuse the secure profiles, whose keys nobody handles yet."""
+    for protocol in [how.protocol, *[offer.protocol for offer in said if not offer.rejected]]:
+        profile = PROFILES.get(protocol or "")
+        if profile is not None and profile.secure:
+            raise ProtocolError(f"Transport protocol {protocol} is not supported yet")
 
 
 def log_final_statistics(call: Call, reason: str, now: float) -> None:

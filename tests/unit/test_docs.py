@@ -142,7 +142,7 @@ def test_words_were_found_in_the_source() -> None:
     assert {"trust-address", "asymmetric", "no-rtcp-attribute", "fatal", "SIP-source-address"} <= FLAGS
 
 
-NG_MODULES = ("ng", "call", "table", "transport", "ports", "service", "rewrite", "control", "sdp")
+NG_MODULES = ("ng", "call", "table", "transport", "ports", "service", "offers", "rewrite", "control", "sdp")
 OLDER_MODULES = ("rtpproxy", "openser", "rtpproxy_service", "openser_service", "call", "table", "transport", "ports")
 
 

@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parent.parent.parent / "daemon" / "rtpengine"
 
 LAYERS = {
     0: {"__init__", "media"},
-    1: {"sdp", "bencode", "ng", "stun", "srtp", "rtpproxy", "openser", "recognize"},
+    1: {"sdp", "attributes", "bencode", "ng", "stun", "srtp", "rtpproxy", "openser", "recognize"},
     2: {
-        *("rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
+        *("offers", "rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
         *("ice", "dtls", "snapshot"),
     },
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},

@@ -1,4 +1,4 @@
-"""What a body says about media (sdp.md 3): the first half of rewrite.py."""
+"""What a body says about media (sdp.md 3), apart from keys and ICE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from rtpengine import ProtocolError
 from rtpengine.media import DIRECTIONS, PROFILES, Endpoint, MediaOffer, Signalling
-from rtpengine.rewrite import offers
+from rtpengine.offers import offers
 from rtpengine.sdp import SessionDescription
 
 CORPUS = sorted((Path(__file__).parents[1] / "data" / "sdp").glob("*.sdp"))
@@ -166,18 +166,6 @@ def test_bundle_only_shares_the_transport(group: str, first: list[str], second: 
     assert video.rtcp_mux is not rejected
 
 
-SECURE = [name for name, profile in PROFILES.items() if profile.secure]
-
-
-@pytest.mark.parametrize("name", SECURE)
-def test_secure_profiles_are_refused(name: str) -> None:
-    expected = f"Transport protocol {name} is not supported yet"
-    for lines, how in (([f"m=audio 7000 {name.lower()} 0"], TRUST), ([AUDIO], Signalling(protocol=name))):
-        with pytest.raises(ProtocolError) as caught:
-            offer(lines, how)
-        assert str(caught.value) == expected
-
-
 @pytest.mark.parametrize("name", ["RTP/AVP", "RTP/AVPF", "UDPTL", "NONSENSE"])
 def test_other_wanted_protocols_are_no_matter_here(name: str) -> None:
     assert offer([AUDIO], Signalling(protocol=name)).protocol == "RTP/AVP"
@@ -221,8 +209,3 @@ def test_sections_of_all_sessions_in_order() -> None:
 def test_corpus_offers(name: str, expected: list[tuple[str, str, str, bool]]) -> None:
     said = offers(corpus(name), TRUST)
     assert [(o.protocol, str(o.endpoint), str(o.rtcp), o.rtcp_mux) for o in said] == expected
-
-
-def test_browser_has_to_wait() -> None:
-    with pytest.raises(ProtocolError, match="UDP/TLS/RTP/SAVPF is not supported yet"):
-        offers(corpus("browser-bundle"), TRUST)

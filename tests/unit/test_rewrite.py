@@ -1,4 +1,4 @@
-"""What the recipient of a body is told (sdp.md 6): the second half of rewrite.py."""
+"""What the recipient of a body is told (sdp.md 6), apart from keys and ICE."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rtpengine import ProtocolError
 from rtpengine.media import DIRECTIONS, Endpoint, MediaPlan, Signalling
-from rtpengine.rewrite import offers, rewrite
+from rtpengine.offers import offers
+from rtpengine.rewrite import rewrite
 from rtpengine.sdp import SessionDescription
 
 CORPUS = sorted((Path(__file__).parents[1] / "data" / "sdp").glob("*.sdp"))
@@ -336,9 +337,16 @@ def test_opaque_sections(session: list[str], section: list[str], how: MediaPlan,
     ],
 )
 def test_opaque_tls_keeps_what_it_inherits(line: str, stays: bool) -> None:
-    tls = ["a=fingerprint:sha-256 00", "a=setup:actpass", "a=tls-id:x"]
-    out = edited([*HEAD, *tls, line], [plan(local=None)])
-    assert [line for line in out if line in tls] == (tls if stays else [])
+    tls = ["a=setup:actpass", "a=fingerprint:sha-256 00", "a=fingerprint:sha-1 11", "a=tls-id:x"]
+    out = edited([*HEAD, *tls, AUDIO, line, "a=y"], [plan(), plan(local=None)])
+    assert out[5:9] == ["m=audio 30000 RTP/AVP 8 0", "a=sendrecv", "a=rtcp:30001", out[8]]
+    assert out[9] == "a=y" and out[10:] == (tls if stays else [] if "udptl" in line else ["a=inactive"])
+
+
+def test_opaque_tls_has_its_own_instead() -> None:
+    own = ["m=image 4402 UDP/TLS/UDPTL t38", "a=setup:active", "a=fingerprint:sha-1 22"]
+    out = edited([*HEAD, "a=setup:actpass", "a=fingerprint:sha-1 11", "a=tls-id:x", *own], [plan()])
+    assert out[5:] == ["m=image 30000 UDP/TLS/UDPTL t38", *own[1:], "a=tls-id:x"]
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n"])

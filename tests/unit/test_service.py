@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeTransport
 
 from rtpengine import ProtocolError, ResourceError, ng
-from rtpengine.media import Learning
+from rtpengine.media import PROFILES, Learning
 from rtpengine.service import NgService, log_final_statistics
 from rtpengine.table import NOT_FOUND, CallTable, Limits
 
@@ -92,6 +92,16 @@ def test_keys_reach_the_body(proxy: Proxy, keys: dict[str, Any], line: str) -> N
 def test_who_wants_ice_is_told_that_there_is_none(proxy: Proxy, ice: str, warned: bool) -> None:
     reply = proxy.offer(ICE=ice)
     assert reply["result"] == "ok" and ("warning" in reply) is warned
+
+
+@pytest.mark.parametrize("name", [name for name, profile in PROFILES.items() if profile.secure])
+def test_secure_profiles_are_refused(proxy: Proxy, name: str) -> None:
+    for keys in ({"sdp": OFFER.replace("RTP/AVP", name.lower())}, {"transport_protocol": name}):
+        with pytest.raises(ProtocolError) as caught:
+            proxy.offer(**keys)
+        assert str(caught.value) == f"Transport protocol {name} is not supported yet"
+    assert len(proxy.table) == 0
+    assert proxy.offer(sdp=OFFER.replace("7000 RTP/AVP", f"0 {name}"))["result"] == "ok"
 
 
 def test_without_trust_the_sip_source_is_the_media_address(proxy: Proxy) -> None:
