@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from itertools import count
+from weakref import ref
 
 import pytest
 from aioice import stun as foreign
@@ -272,6 +273,8 @@ class TestAnswers:
     def test_unknown_remote_is_not_compared(self) -> None:
         agent = IceAgent(OURS)
         assert agent.receive(RTP, check(user="ourufrag:anybody"), A, 0.0).valid
+        for user in ("ourufrag", "ourufrag:"):
+            assert code_of(agent.receive(RTP, check(user=user), A, 0.0).reply) == 401
         agent.remote = THEIRS
         assert not agent.receive(RTP, check(user="ourufrag:anybody"), A, 0.0).valid
         assert agent.receive(RTP, check(), A, 0.0).valid
@@ -474,9 +477,11 @@ class TestRestart:
 
     def test_only_one_generation_back(self) -> None:
         agent, old, new = self.restarted()
+        first = ref(agent._previous)
         third = IceAgent(IceCredentials("3rd-frag", "z" * 28), THEIRS, previous=agent)
         assert code_of(third.receive(RTP, old, A, 1.0).reply) == 401
         assert third.receive(RTP, new, A, 1.0).valid
+        assert first() is None
 
 
 def mutated(chance: random.Random, data: bytes) -> bytes:
@@ -661,8 +666,8 @@ class TestRelay:
 
     def test_restart_keeps_the_pairs_in_use(self) -> None:
         relay = known_relay()
-        relay.learn(0, ALICE)
-        relay.learn(0, IceCredentials("alice2", "p" * 22))
+        for _ in range(2):
+            relay.learn(0, IceCredentials("alice2", "p" * 22))
         assert relay.receive(1, TO_BOB, check(user="alice:bob1", password=ALICE.pwd, tid=b"b" * 12), B, 0.0).valid
         assert relay.receive(1, TO_BOB, check(user="alice2:bob1", password="p" * 22), B, 0.0).valid
         assert not relay.receive(1, TO_BOB, check(user="alice2:bob1", password=ALICE.pwd), B, 0.0).forward
