@@ -35,7 +35,7 @@ _INPUT_S = 20
 
 
 class Target(NamedTuple):
-    """What is fuzzed. In C: NAME.c, with the ``sources`` of the packet path and ``libraries``; else NAME_target.py."""
+    """What is fuzzed: NAME_target.c, with ``sources`` of the packet path and ``libraries``, else NAME_target.py."""
 
     name: str
     about: str
@@ -54,6 +54,7 @@ TARGETS = {
     for target in (
         Target("rtp", "RTP and RTCP arithmetic, removal of feedback", 2048, ("rtcp.c",)),
         Target("learn", "source learning, any order of packets and signalling", 1024, ("learn.c",)),
+        Target("srtp", "SRTP and SRTCP, sent, altered and invented", 4096, ("srtp_crypto.c",), ("-lcrypto",)),
         Target("sdes", "a=crypto lines", 1024),
         Target("sdp", "offer, answer and re-offer with any body", 8192),
         Target("ng", "whole ng requests", 8192),
@@ -75,7 +76,7 @@ def build(target: Target, work: Path, directory: Path = HERE) -> list[str]:
         return [sys.executable, str(HERE / "with_atheris.py"), str(directory), target.name]
     work.mkdir(parents=True, exist_ok=True)
     program = work / target.name
-    sources = [directory / f"{target.name}.c", *(PACKETPATH / name for name in target.sources)]
+    sources = [directory / f"{target.name}_target.c", *(PACKETPATH / name for name in target.sources)]
     includes = [f"-I{path}" for path in (HERE, PACKETPATH, TOP / "kernel-module")]
     command = ["clang", *_C_FLAGS, *_SANITIZERS, *includes, "-o", program, *sources, *target.libraries]
     subprocess.run(command, check=True, timeout=_BUILD_S)

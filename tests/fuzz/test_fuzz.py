@@ -93,7 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ("target", "file", "text", "said"),
     [
         (Target("fault", "", 8), "fault_target.py", IN_PYTHON_FAULT, "AssertionError"),
-        (Target("fault", "", 8, ("rtcp.c",)), "fault.c", IN_C_FAULT, "AddressSanitizer"),
+        (Target("fault", "", 8, ("rtcp.c",)), "fault_target.c", IN_C_FAULT, "AddressSanitizer"),
     ],
     ids=["python", "c"],
 )
