@@ -14,12 +14,15 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
+#include "bucket.h"
 #include "learn.h"
 #include "packetpath.h"
 
 #define BATCH 32			/* packets per read, and per hold of the lock */
-#define RING 1024			/* events a worker keeps for Python */
+#define ROOM 8512			/* for a packet: PP_PACKET_MAX and SRTP_OVERHEAD_MAX, in whole cache lines */
+#define BACKLOG (256 * 1024)		/* bytes of events that a worker keeps for Python */
 #define CHUNK 64			/* streams allocated at a time */
+#define SCOPE_BUCKETS 1024
 #define NS_PER_S 1000000000ULL
 
 /* A stream id: slot, worker and generation, so that a stale one finds nothing. */
@@ -34,6 +37,25 @@ union pp_sockaddr {
 	struct sockaddr_in6 in6;
 };
 
+/* The two directions of SRTP, seen from us. */
+enum direction {
+	RECEIVE,
+	SEND,
+	DIRECTIONS,
+};
+
+/* Token buckets of a stream, see bucket.h: what a flood may cost. */
+struct buckets {
+	uint64_t stun;			/* of known sources */
+	uint64_t dtls;
+	uint64_t strangers;		/* STUN and DTLS of others */
+	uint64_t continues;		/* MACs that failed, by enum learn_standing */
+	uint64_t unknown;
+};
+
+struct context;
+struct scope;
+
 struct stream {
 	int64_t id;			/* 0: the slot is free */
 	int64_t rtp_sink;
@@ -46,11 +68,25 @@ struct stream {
 	uint8_t payload_type;
 	struct learn learn;
 	struct pp_counters counters;
+	struct context *context[DIRECTIONS];
+	struct scope *scope;		/* of its contexts; NULL: never had keys */
+	struct buckets buckets;
+	uint8_t ufrag[32];
+};
+
+/* One datagram on its way. */
+struct packet {
+	uint8_t *data;
+	uint32_t len;
+	bool rtcp;			/* goes to the RTCP sink */
+	bool pass;			/* authentic, and protected as the sink wants it */
+	struct stream *sink;
+	struct learn_packet seen;
 };
 
 /* The packets of one read, and those of them that go out together. */
 struct batch {
-	uint8_t data[BATCH][PP_PACKET_MAX];
+	uint8_t data[BATCH][ROOM];
 	union pp_sockaddr source[BATCH];
 	struct iovec in_iov[BATCH];
 	struct mmsghdr in[BATCH];
@@ -68,10 +104,11 @@ struct table {
 	uint32_t first_free;		/* slot + 1; 0: none */
 };
 
-struct ring {
-	struct pp_event events[RING];
-	unsigned int first;
-	unsigned int used;
+/* Events in a row, each without the part of its data that is not used; empty when first == end. */
+struct backlog {
+	uint32_t first;
+	uint32_t end;
+	uint8_t bytes[BACKLOG];
 };
 
 struct worker {
@@ -88,14 +125,18 @@ struct worker {
 	pthread_t thread;
 
 	struct table table;
-	struct ring ring;
+	struct scope *scopes[SCOPE_BUCKETS];
 	struct pp_stats stats;
+	uint64_t strangers;		/* bucket of what unknown sources send to Python */
 	struct batch *batch;
 
 	uint64_t now_ns;
+	uint64_t round_ns;		/* when the round began */
 	uint64_t rate_since_ns;
 	uint64_t rate_packets;
 	uint64_t interval_ns;		/* between packets, 0: not known yet */
+
+	struct backlog backlog;
 };
 
 struct pp {
@@ -107,9 +148,11 @@ struct pp {
 uint64_t monotonic_ns(void);
 void worker_lock(struct worker *worker);
 void worker_unlock(struct worker *worker);
-void worker_event(struct worker *worker, enum pp_event_type type, const struct stream *stream);
+void worker_event(struct worker *worker, const struct pp_event *event);
+void worker_event_confirmed(struct worker *worker, const struct stream *stream);
 
 /* stream.c */
+struct worker *stream_lock(struct pp *pp, int64_t id);
 struct stream *stream_find(const struct table *table, int64_t id);
 void table_free(struct table *table);
 
@@ -117,6 +160,31 @@ void table_free(struct table *table);
 void batch_init(struct batch *batch);
 unsigned int relay_read(struct worker *worker, struct stream *stream);
 void address_from_socket(struct pp_address *out, const union pp_sockaddr *in);
+socklen_t address_to_socket(union pp_sockaddr *out, const struct pp_address *in);
+
+/* demux.c */
+bool demux(struct worker *worker, struct stream *stream, const struct packet *packet);
+
+/* secure.c */
+bool secure_unprotect(struct worker *worker, struct stream *stream, struct packet *packet);
+bool secure_protect(struct worker *worker, struct stream *stream, struct packet *packet);
+struct scope *secure_leave(struct worker *worker, struct stream *stream);
+void scope_free(struct scope *scope);
+void secure_free(struct worker *worker);
+
+static inline void drop(struct worker *w, struct stream *s, enum pp_drop reason)
+{
+	s->counters.drops[reason]++;
+	w->stats.drops[reason]++;
+}
+
+static inline void count(struct worker *w, struct stream *s, uint32_t len)
+{
+	s->counters.packets++;
+	s->counters.bytes += len;
+	w->stats.packets++;
+	w->stats.bytes += len;
+}
 
 static inline unsigned int id_worker(int64_t id)
 {

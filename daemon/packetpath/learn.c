@@ -36,8 +36,20 @@ static bool is_unicast(const struct pp_address *source)
 	return memcmp(address, null, 16) && address[0] != 255;
 }
 
+static bool is_validated(const struct learn *l, const struct pp_address *source)
+{
+	const struct pp_address *v;
+
+	for (v = l->validated; v < l->validated + LEARN_VALIDATED && v->family; v++)
+		if (same_endpoint(v, source))
+			return true;
+	return false;
+}
+
 static enum learn_rank rank_of(const struct learn *l, const struct pp_address *source)
 {
+	if (is_validated(l, source))
+		return LEARN_RANK_VALIDATED;
 	if (same_address(source, &l->peer))
 		return source->port == l->peer.port ? LEARN_RANK_EXACT : LEARN_RANK_SAME;
 	if (same_address(source, &l->alias))
@@ -128,12 +140,16 @@ static unsigned int packets_needed(const struct learn_packet *p)
 	return p->proof == LEARN_PROOF_RTCP ? LEARN_STRANGER_RTCP : LEARN_STRANGER_PACKETS;
 }
 
-/* One definition of where packets go: to whom we listen, unless told otherwise. */
+/*
+ * One definition of where packets go: to whom we listen, unless told otherwise.
+ * With ICE that is who has been validated or nobody: an SDP may name a victim.
+ */
 static void aim(struct learn *l)
 {
 	bool fixed = is_vacant(l) || l->mode == PP_LEARN_OFF || l->flags & PP_F_ASYMMETRIC;
+	bool proven = l->flags & PP_F_ICE || (l->rank == LEARN_RANK_VALIDATED && !fixed);
 
-	l->send_to = fixed || !l->peer.family ? l->peer : l->accept_from;
+	l->send_to = !proven && (fixed || !l->peer.family) ? l->peer : l->accept_from;
 }
 
 static void hear(struct learn *l, const struct learn_packet *p)
@@ -194,15 +210,21 @@ static enum learn_rank rank_taking_over(struct learn *l, const struct learn_pack
 	return rank_proven(l, p, rank);
 }
 
-static int accept_source(struct learn *l, const struct learn_packet *p, enum learn_rank rank)
+static void move_to(struct learn *l, const struct pp_address *source, enum learn_rank rank)
 {
-	l->accept_from = p->source;
+	l->accept_from = *source;
 	l->rank = rank;
+	l->nominated = 0;
 	l->identified = 0;
 	memset(l->candidates, 0, sizeof(l->candidates));
+}
+
+static int accept_source(struct learn *l, const struct learn_packet *p, enum learn_rank rank)
+{
+	move_to(l, &p->source, rank);
 	hear(l, p);
 	if (l->mode == PP_LEARN_IMMEDIATE || window_over(l, p->now_ns) ||
-	    (l->mode == PP_LEARN_HEURISTIC && rank == LEARN_RANK_EXACT))
+	    (l->mode == PP_LEARN_HEURISTIC && rank >= LEARN_RANK_EXACT))
 		l->confirmed = 1;
 	aim(l);
 	return LEARN_RELAY | (l->confirmed ? LEARN_SETTLED : 0);
@@ -240,6 +262,48 @@ static int hear_fixed_party(struct learn *l, const struct learn_packet *p)
 	return LEARN_RELAY;
 }
 
+/* ICE has decided whom to send to; the party may use any other pair that it has proven as well. */
+static int hear_ice_party(struct learn *l, const struct learn_packet *p)
+{
+	if (!same_endpoint(&p->source, &l->accept_from))
+		return is_validated(l, &p->source) ? LEARN_RELAY : 0;
+	hear(l, p);
+	return LEARN_RELAY;
+}
+
+/*
+ * An old packet may have been held back by whoever now sends it. Of a muxing party, RTP
+ * says where it is: RTCP from elsewhere must not turn its media away.
+ */
+static bool may_move(const struct learn *l, const struct learn_packet *p)
+{
+	if (p->authentic != LEARN_AUTHENTIC_NEWEST || p->proof == LEARN_PROOF_NONE)
+		return false;
+	if (same_address(&p->source, &l->local) && rank_of(l, &p->source) == LEARN_RANK_STRANGER)
+		return false;
+	return is_vacant(l) || identifies(l, p) || is_silent(l, p->now_ns);
+}
+
+/* Security rule 3: where packets are authenticated, that decides who the party is. */
+static int hear_authentic(struct learn *l, const struct learn_packet *p)
+{
+	enum learn_rank rank = rank_of(l, &p->source);
+	bool settled = l->confirmed;
+
+	if (!same_endpoint(&p->source, &l->accept_from)) {
+		if (!may_move(l, p))
+			return l->confirmed && l->flags & PP_F_STRICT ? 0 : LEARN_RELAY;
+		move_to(l, &p->source, rank > l->rank ? rank : l->rank);
+		settled = false;
+	}
+	hear(l, p);
+	if (settled || !l->peer.family)
+		return LEARN_RELAY;
+	l->confirmed = 1;
+	aim(l);
+	return LEARN_RELAY | LEARN_SETTLED;
+}
+
 /**
  * learn_packet() - decide about one received datagram
  * @learn: state of the stream
@@ -255,8 +319,12 @@ int learn_packet(struct learn *learn, const struct learn_packet *packet)
 
 	if (!is_unicast(&packet->source))
 		return 0;
+	if (learn->flags & PP_F_ICE)
+		return hear_ice_party(learn, packet);
 	if (learn->mode == PP_LEARN_OFF)
 		return hear_fixed_party(learn, packet);
+	if (packet->authentic)
+		return hear_authentic(learn, packet);
 	if (!learn->peer.family)
 		return hear_unknown_party(learn, packet);
 	if (same_endpoint(&packet->source, &learn->accept_from))
@@ -272,14 +340,135 @@ int learn_packet(struct learn *learn, const struct learn_packet *packet)
 	return rank == LEARN_RANK_EXACT ? LEARN_RELAY : 0;
 }
 
+/* A sequence number that the accepted source has passed by cannot be its newest. */
+static bool is_behind(const struct learn *l, const struct learn_packet *p)
+{
+	return l->identified && p->proof == LEARN_PROOF_RTP && identifies(l, p) && p->ssrc == l->ssrc &&
+	       (int16_t)(p->seq - l->seq) <= 0;
+}
+
+/**
+ * learn_srtp_standing() - what to expect of an SRTP packet before it costs a MAC
+ * @learn: state of the stream
+ * @packet: its source and what its header says
+ *
+ * Return: enum learn_standing. An unknown source is worth a try: if its packet
+ * is authentic and new, learn_packet() takes it for the party's at once.
+ * Context: the owner of @learn; takes no lock, reads no clock.
+ */
+int learn_srtp_standing(const struct learn *learn, const struct learn_packet *packet)
+{
+	enum learn_rank rank;
+
+	if (same_endpoint(&packet->source, &learn->accept_from))
+		return LEARN_STANDING_KNOWN;
+	if (!is_unicast(&packet->source))
+		return LEARN_STANDING_REFUSED;
+	if (learn->flags & PP_F_ICE)
+		return is_validated(learn, &packet->source) ? LEARN_STANDING_KNOWN : LEARN_STANDING_REFUSED;
+	if (learn->mode == PP_LEARN_OFF && (learn->flags & PP_F_STRICT || !learn->peer.family))
+		return LEARN_STANDING_REFUSED;
+	rank = rank_of(learn, &packet->source);
+	if (rank > LEARN_RANK_STRANGER && !learn->confirmed)
+		return LEARN_STANDING_KNOWN;
+	if (rank == LEARN_RANK_STRANGER && same_address(&packet->source, &learn->local))
+		return LEARN_STANDING_REFUSED;
+	if (continues(learn, packet))
+		return LEARN_STANDING_CONTINUES;
+	if (learn->confirmed && learn->flags & PP_F_STRICT && is_behind(learn, packet))
+		return LEARN_STANDING_REFUSED;
+	return LEARN_STANDING_UNKNOWN;
+}
+
+/**
+ * learn_dtls_standing() - who may speak DTLS with us
+ * @learn: state of the stream
+ * @source: where a datagram came from
+ *
+ * Security rule 5: with ICE whoever has passed a check, else whom the rules
+ * of learn_packet() could accept.
+ * Return: enum learn_standing, but for LEARN_STANDING_CONTINUES.
+ * Context: the owner of @learn; takes no lock, reads no clock.
+ */
+int learn_dtls_standing(const struct learn *learn, const struct pp_address *source)
+{
+	if (!is_unicast(source))
+		return LEARN_STANDING_REFUSED;
+	if (is_validated(learn, source))
+		return LEARN_STANDING_KNOWN;
+	if (learn->flags & PP_F_ICE)
+		return LEARN_STANDING_REFUSED;
+	if (same_endpoint(source, &learn->accept_from))
+		return LEARN_STANDING_KNOWN;
+	if (learn->mode == PP_LEARN_OFF && (learn->flags & PP_F_STRICT || !learn->peer.family))
+		return LEARN_STANDING_REFUSED;
+	if (rank_of(learn, source) > LEARN_RANK_STRANGER)
+		return LEARN_STANDING_KNOWN;
+	if (same_address(source, &learn->local))
+		return LEARN_STANDING_REFUSED;
+	if (!learn->peer.family || (learn->flags & PP_F_STRANGER && !learn->confirmed))
+		return LEARN_STANDING_UNKNOWN;
+	return LEARN_STANDING_REFUSED;
+}
+
+/* Put the source in front; the one that was proven longest ago makes room, but never the one in use. */
+static void remember(struct learn *l, const struct pp_address *source)
+{
+	unsigned int i = 0, last = LEARN_VALIDATED - 1;
+
+	while (i < last && l->validated[i].family && !same_endpoint(&l->validated[i], source))
+		i++;
+	if (i == last && !is_vacant(l) && same_endpoint(&l->validated[i], &l->accept_from) &&
+	    !same_endpoint(&l->validated[i], source))
+		i--;
+	for (; i > 0; i--)
+		l->validated[i] = l->validated[i - 1];
+	l->validated[0] = *source;
+}
+
+/**
+ * learn_validate() - accept a source that has proven itself, by ICE or DTLS
+ * @learn: state of the stream
+ * @source: where it sends from
+ * @nominated: send there from now on; else only while no other has been nominated
+ * @now_ns: CLOCK_MONOTONIC
+ *
+ * Return: LEARN_SETTLED if the stream has become confirmed or its confirmed
+ * source has changed, else 0.
+ * Context: the owner of @learn; takes no lock, reads no clock.
+ */
+int learn_validate(struct learn *learn, const struct pp_address *source, uint32_t nominated, uint64_t now_ns)
+{
+	bool ice = learn->flags & PP_F_ICE, moved, settled;
+
+	if (!is_unicast(source))
+		return 0;
+	remember(learn, source);
+	if ((!ice && learn->mode == PP_LEARN_OFF) || (learn->nominated && !nominated))
+		return 0;
+	moved = !same_endpoint(source, &learn->accept_from);
+	if (moved) {
+		move_to(learn, source, LEARN_RANK_VALIDATED);
+		learn->heard_ns = now_ns;
+	}
+	learn->rank = LEARN_RANK_VALIDATED;
+	learn->nominated = nominated != 0;
+	settled = (nominated || !ice) && (moved || !learn->confirmed);
+	learn->confirmed = nominated || !ice;
+	aim(learn);
+	return settled ? LEARN_SETTLED : 0;
+}
+
 static int restart(struct learn *l, uint64_t now_ns)
 {
 	memset(&l->accept_from, 0, sizeof(l->accept_from));
 	memset(l->candidates, 0, sizeof(l->candidates));
+	memset(l->validated, 0, sizeof(l->validated));
 	l->started_ns = now_ns;
 	l->identified = 0;
+	l->nominated = 0;
 	l->rank = LEARN_RANK_NONE;
-	l->confirmed = l->mode == PP_LEARN_OFF && l->peer.family;
+	l->confirmed = l->mode == PP_LEARN_OFF && l->peer.family && !(l->flags & PP_F_ICE);
 	if (l->confirmed)
 		l->accept_from = l->peer;
 	return l->confirmed ? LEARN_SETTLED : 0;
@@ -292,19 +481,22 @@ static int restart(struct learn *l, uint64_t now_ns)
  * @now_ns: CLOCK_MONOTONIC
  *
  * Learning starts anew if the peer or the mode changed; all else changes in place.
+ * With PP_F_ICE it starts anew only when that flag comes: what ICE has proven
+ * outlasts a new default candidate and a restart.
  * Return: LEARN_SETTLED if the stream is confirmed by this (PP_LEARN_OFF), else 0.
  * Context: the owner of @learn; takes no lock, reads no clock.
  */
 int learn_configure(struct learn *learn, const struct pp_config *config, uint64_t now_ns)
 {
 	bool anew = !same_endpoint(&learn->peer, &config->peer) || learn->mode != config->learning;
+	bool had_ice = learn->flags & PP_F_ICE, ice = config->flags & PP_F_ICE;
 	int result = 0;
 
 	learn->peer = config->peer;
 	learn->alias = config->alias;
 	learn->flags = config->flags;
 	learn->mode = config->learning;
-	if (anew)
+	if (ice ? !had_ice : anew)
 		result = restart(learn, now_ns);
 	aim(learn);
 	return result;

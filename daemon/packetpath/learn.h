@@ -17,6 +17,7 @@
 #define LEARN_STRANGER_RTCP 2		/* RTCP comes every five seconds (RFC 3550 6.2) */
 #define LEARN_REBIND_PACKETS 2
 #define LEARN_SEQUENCE_AHEAD 3000	/* RFC 3550 A.1: MAX_DROPOUT */
+#define LEARN_VALIDATED 4		/* proven sources that are remembered */
 
 /* What a datagram proves about its sender. */
 enum learn_proof {
@@ -26,6 +27,21 @@ enum learn_proof {
 	LEARN_PROOF_OPAQUE = 3,		/* of a stream that is not RTP */
 };
 
+/* What SRTP proves about a packet. */
+enum learn_authentic {
+	LEARN_AUTHENTIC_NO = 0,
+	LEARN_AUTHENTIC = 1,
+	LEARN_AUTHENTIC_NEWEST = 2,	/* and it is ahead of all others of its SSRC */
+};
+
+/* What to expect of a source before its packet has been looked into. */
+enum learn_standing {
+	LEARN_STANDING_REFUSED = 0,	/* cannot be accepted, whatever is in it */
+	LEARN_STANDING_UNKNOWN = 1,
+	LEARN_STANDING_CONTINUES = 2,	/* elsewhere, but it goes on where the accepted source left off */
+	LEARN_STANDING_KNOWN = 3,	/* proven, accepted, or named by signalling */
+};
+
 /* How well signalling named a source; more is better. */
 enum learn_rank {
 	LEARN_RANK_NONE = 0,
@@ -33,6 +49,7 @@ enum learn_rank {
 	LEARN_RANK_ALIAS = 2,		/* address of the party's SIP messages */
 	LEARN_RANK_SAME = 3,		/* address of its SDP, another port */
 	LEARN_RANK_EXACT = 4,		/* endpoint of its SDP */
+	LEARN_RANK_VALIDATED = 5,	/* has proven itself by ICE or DTLS */
 };
 
 /* Bits of what learn_packet() and learn_configure() return. */
@@ -44,7 +61,8 @@ struct learn_packet {
 	uint64_t now_ns;
 	uint32_t ssrc;			/* of the sender */
 	uint16_t seq;			/* RTP only */
-	uint16_t proof;			/* enum learn_proof */
+	uint8_t proof;			/* enum learn_proof */
+	uint8_t authentic;		/* enum learn_authentic */
 };
 
 struct learn_candidate {
@@ -67,14 +85,19 @@ struct learn {
 	uint8_t mode;			/* enum pp_learning */
 	uint8_t rank;			/* enum learn_rank of accept_from */
 	uint8_t confirmed;
+	uint8_t nominated;		/* accept_from has been, by pp_stream_validate() */
 	struct pp_address peer;		/* where signalling says the party is; family 0: unknown */
 	struct pp_address alias;
 	struct pp_address local;	/* our own, never learned as a stranger's */
 	uint64_t started_ns;
 	struct learn_candidate candidates[4];	/* LEARN_CANDIDATES */
+	struct pp_address validated[4];	/* LEARN_VALIDATED; the latest first, family 0: unused */
 };
 
 int learn_configure(struct learn *learn, const struct pp_config *config, uint64_t now_ns);
 int learn_packet(struct learn *learn, const struct learn_packet *packet);
+int learn_validate(struct learn *learn, const struct pp_address *source, uint32_t nominated, uint64_t now_ns);
+int learn_srtp_standing(const struct learn *learn, const struct learn_packet *packet);
+int learn_dtls_standing(const struct learn *learn, const struct pp_address *source);
 
 #endif

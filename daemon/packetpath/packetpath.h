@@ -14,12 +14,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "srtp.h"
+
 #define PP_MAX_WORKERS 64
 #define PP_PACKET_MAX 8192		/* longer datagrams are dropped as cut short */
 #define PP_DEFAULT_PAUSE_US 500		/* see worker.c: pause_for_more() */
 #define PP_MAX_PAUSE_US 10000
 #define PP_LEARN_WINDOW_NS 3000000000
 #define PP_REBIND_SILENCE_NS 2000000000
+#define PP_EVENT_DATA_MAX 2048
 
 enum pp_learning {
 	PP_LEARN_HEURISTIC = 0,
@@ -38,6 +41,10 @@ enum pp_learning {
 #define PP_F_RTCP_ONLY 64	/* the RTCP socket of a pair */
 #define PP_F_RTCP_MUX 128	/* RFC 5761: RTP and RTCP on this socket */
 #define PP_F_STRIP_FEEDBACK 256	/* remove RTPFB and PSFB on the way to rtcp_sink */
+#define PP_F_SECURE 512		/* the party speaks SRTP: without keys nothing passes */
+#define PP_F_STUN 1024		/* STUN is an event, not relayed */
+#define PP_F_ICE 2048		/* only sources named by pp_stream_validate() are the party's */
+#define PP_F_DTLS 4096		/* DTLS is an event, not relayed */
 
 /* Why a received datagram was not relayed: indices of pp_counters.drops */
 enum pp_drop {
@@ -47,7 +54,11 @@ enum pp_drop {
 	PP_DROP_MUTED = 3,	/* the receiver is on hold, or not known yet */
 	PP_DROP_FILTERED = 4,	/* nothing but feedback, for a receiver without it */
 	PP_DROP_SEND = 5,	/* the system refused to send (also an error) */
-	PP_DROP_REASONS = 6,
+	PP_DROP_AUTH = 6,	/* SRTP: wrong tag or MKI, or no SRTP at all */
+	PP_DROP_REPLAY = 7,	/* SRTP: seen before, or too old to tell */
+	PP_DROP_NO_KEY = 8,	/* SRTP: keys not agreed yet, for this direction or at the receiver */
+	PP_DROP_FLOOD = 9,	/* STUN or DTLS beyond what may reach Python */
+	PP_DROP_REASONS = 10,
 };
 
 /* family 0: none; 4: the first 4 bytes of address; 6: all 16. Host order port. */
@@ -65,6 +76,7 @@ struct pp_config {
 	int64_t rtcp_sink;
 	uint32_t learning;		/* enum pp_learning */
 	uint32_t flags;			/* PP_F_* */
+	uint8_t ufrag[32];		/* of our ICE agent, zero-filled: STUN that names it is never crowded out */
 };
 
 struct pp_counters {
@@ -72,8 +84,8 @@ struct pp_counters {
 	uint64_t packets;		/* received and, but for a refusing system, relayed */
 	uint64_t bytes;
 	uint64_t errors;		/* no sink, or not sent */
-	uint64_t drops[6];		/* PP_DROP_REASONS */
 	uint64_t last_packet_ns;	/* CLOCK_MONOTONIC of the last accepted packet, 0 before */
+	uint64_t drops[10];		/* PP_DROP_REASONS */
 };
 
 struct pp_state {
@@ -88,20 +100,23 @@ struct pp_state {
 
 enum pp_event_type {
 	PP_EVENT_CONFIRMED = 1,		/* the stream has settled on a source: see pp_stream_state() */
+	PP_EVENT_STUN = 2,		/* a datagram for us */
+	PP_EVENT_DTLS = 3,
 };
 
 struct pp_event {
 	int64_t id;
 	uint32_t type;			/* enum pp_event_type */
-	uint32_t reserved;
+	uint32_t len;			/* of data, 0 for PP_EVENT_CONFIRMED */
 	struct pp_address source;
+	uint8_t data[2048];		/* PP_EVENT_DATA_MAX; what is longer is dropped as malformed */
 };
 
 struct pp_stats {
 	uint64_t packets;		/* relayed, since pp_open() */
 	uint64_t bytes;
 	uint64_t errors;
-	uint64_t drops[6];
+	uint64_t drops[10];
 	uint64_t events_lost;
 	uint64_t wakeups;
 	uint64_t streams;		/* open now */
@@ -113,6 +128,10 @@ struct pp *pp_open(uint32_t workers, int wakeup_fd, uint32_t pause_us);
 void pp_close(struct pp *pp);
 int64_t pp_stream_open(struct pp *pp, uint32_t worker, int fd);
 int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *config);
+int pp_stream_protect(struct pp *pp, int64_t id, uint64_t scope,
+		      const struct srtp_keys *receive, const struct srtp_keys *send);
+int pp_stream_validate(struct pp *pp, int64_t id, const struct pp_address *source, uint32_t nominated);
+int pp_stream_send(struct pp *pp, int64_t id, const struct pp_address *to, const uint8_t *data, uint32_t len);
 int pp_stream_close(struct pp *pp, int64_t id);
 int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out);
 int pp_events(struct pp *pp, struct pp_event *out, uint32_t max);

@@ -11,13 +11,6 @@
 
 #define PROBE_READS 16			/* single packets before a try at two */
 
-struct packet {
-	uint8_t *data;
-	uint32_t len;
-	bool rtcp;			/* goes to the RTCP sink */
-	struct learn_packet seen;
-};
-
 void batch_init(struct batch *batch)
 {
 	unsigned int i;
@@ -52,7 +45,7 @@ void address_from_socket(struct pp_address *out, const union pp_sockaddr *in)
 	}
 }
 
-static socklen_t address_to_socket(union pp_sockaddr *out, const struct pp_address *in)
+socklen_t address_to_socket(union pp_sockaddr *out, const struct pp_address *in)
 {
 	memset(out, 0, sizeof(*out));
 	if (in->family == 4) {
@@ -68,25 +61,11 @@ static socklen_t address_to_socket(union pp_sockaddr *out, const struct pp_addre
 	return sizeof(out->in6);
 }
 
-static void drop(struct worker *w, struct stream *s, enum pp_drop reason)
-{
-	s->counters.drops[reason]++;
-	w->stats.drops[reason]++;
-}
-
 static void drop_as_error(struct worker *w, struct stream *s, enum pp_drop reason)
 {
 	drop(w, s, reason);
 	s->counters.errors++;
 	w->stats.errors++;
-}
-
-static void count(struct worker *w, struct stream *s, uint32_t len)
-{
-	s->counters.packets++;
-	s->counters.bytes += len;
-	w->stats.packets++;
-	w->stats.bytes += len;
 }
 
 static int send_some(struct batch *b, unsigned int first)
@@ -143,7 +122,9 @@ static void classify(const struct stream *s, struct packet *p)
 	bool rtcp;
 
 	p->rtcp = flags & PP_F_RTCP_ONLY;
+	p->pass = false;
 	p->seen.proof = LEARN_PROOF_NONE;
+	p->seen.authentic = LEARN_AUTHENTIC_NO;
 	if (flags & PP_F_OPAQUE) {
 		p->seen.proof = LEARN_PROOF_OPAQUE;
 		p->rtcp = false;
@@ -167,7 +148,7 @@ static bool accept_source(struct worker *w, struct stream *s, struct packet *p)
 	int verdict = learn_packet(&s->learn, &p->seen);
 
 	if (verdict & LEARN_SETTLED)
-		worker_event(w, PP_EVENT_CONFIRMED, s);
+		worker_event_confirmed(w, s);
 	if (!(verdict & LEARN_RELAY))
 		return false;
 	s->counters.last_packet_ns = p->seen.now_ns;
@@ -179,7 +160,7 @@ static bool accept_source(struct worker *w, struct stream *s, struct packet *p)
 /* media.md 5: no sink is an error; a filtered or muted packet has still been handled. */
 static void route(struct worker *w, struct stream *s, struct packet *p)
 {
-	struct stream *sink = stream_find(&w->table, p->rtcp ? s->rtcp_sink : s->rtp_sink);
+	struct stream *sink = p->sink;
 
 	if (!sink) {
 		drop_as_error(w, s, PP_DROP_NO_SINK);
@@ -193,7 +174,7 @@ static void route(struct worker *w, struct stream *s, struct packet *p)
 	} else if (sink->learn.flags & PP_F_MUTED || !sink->learn.send_to.family) {
 		count(w, s, p->len);
 		drop(w, s, PP_DROP_MUTED);
-	} else {
+	} else if (!(sink->learn.flags & PP_F_SECURE) || secure_protect(w, s, p)) {
 		send_later(w, s, sink, p);
 	}
 }
@@ -231,6 +212,22 @@ static void adapt(struct stream *s, unsigned int got)
 	}
 }
 
+static void relay(struct worker *w, struct stream *s, struct packet *p)
+{
+	uint32_t flags = s->learn.flags;
+
+	if (flags & (PP_F_SECURE | PP_F_STUN | PP_F_DTLS) && !demux(w, s, p))
+		return;
+	classify(s, p);
+	p->sink = stream_find(&w->table, p->rtcp ? s->rtcp_sink : s->rtp_sink);
+	if (flags & PP_F_SECURE && !secure_unprotect(w, s, p))
+		return;
+	if (accept_source(w, s, p))
+		route(w, s, p);
+	else
+		drop(w, s, PP_DROP_SOURCE);
+}
+
 /**
  * relay_read() - read a socket once and relay what came
  * @worker: the stream's worker
@@ -255,11 +252,7 @@ unsigned int relay_read(struct worker *worker, struct stream *stream)
 		}
 		p.seen.now_ns = worker->now_ns;
 		address_from_socket(&p.seen.source, &b->source[i]);
-		classify(stream, &p);
-		if (accept_source(worker, stream, &p))
-			route(worker, stream, &p);
-		else
-			drop(worker, stream, PP_DROP_SOURCE);
+		relay(worker, stream, &p);
 	}
 	flush(worker, stream);
 	adapt(stream, got > 0 ? got : 0);

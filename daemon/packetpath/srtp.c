@@ -23,10 +23,19 @@ struct srtp_half {
 	struct rtp_sources sources;
 };
 
+/* What passed last on the way in. */
+struct last {
+	uint64_t index;
+	uint32_t ssrc;
+	bool rtcp;
+	bool newest;
+};
+
 struct srtp {
 	struct srtp_half rtp;
 	struct srtp_half rtcp;
 	uint64_t rtcp_next;		/* the index of the next SRTCP packet to send, whoever's it is */
+	struct last last;
 	uint32_t flags;			/* SRTP_F_* */
 	uint32_t mki_len;
 	uint8_t mki[SRTP_MKI_MAX];
@@ -120,15 +129,26 @@ static struct rtp_window *window_of(struct rtp_sources *sources, uint32_t ssrc)
 	return slot < 0 ? NULL : &sources->window[slot];
 }
 
-/* An authentic packet, or one of our own, has passed. */
-static void pass(struct rtp_sources *sources, uint32_t ssrc, uint64_t index)
+/* An authentic packet, or one of our own, has passed; whether it is ahead of all others. */
+static bool pass(struct rtp_sources *sources, uint32_t ssrc, uint64_t index)
 {
 	int slot = rtp_source_find(sources, ssrc);
+	bool newest;
 
 	if (slot < 0)
 		slot = (int)rtp_source_enter(sources, ssrc);
 	sources->used[slot] = ++sources->clock;
+	newest = index >= sources->window[slot].next;
 	rtp_window_pass(&sources->window[slot], index);
+	return newest;
+}
+
+static void accepted(struct srtp *srtp, struct srtp_half *half, const struct srtp_packet *packet)
+{
+	srtp->last.newest = pass(&half->sources, packet->ssrc, packet->index);
+	srtp->last.rtcp = half->session.rtcp;
+	srtp->last.ssrc = packet->ssrc;
+	srtp->last.index = packet->index;
 }
 
 /* Encrypts, appends what belongs behind the packet, and only then remembers its index. */
@@ -274,7 +294,7 @@ static int accept_rtp(struct srtp *srtp, uint8_t *packet, uint32_t len, bool kee
 	count = candidates(srtp, window_of(&half->sources, p.ssrc), rtp_be16(packet + 2), index, &refusal);
 	if (!count || !srtp_session_accept(&half->session, &p, index, count, keep))
 		return refusal;
-	pass(&half->sources, p.ssrc, p.index);
+	accepted(srtp, half, &p);
 	return (int)(keep ? len : p.len);
 }
 
@@ -296,7 +316,7 @@ static int accept_rtcp(struct srtp *srtp, uint8_t *packet, uint32_t len, bool ke
 		return SRTP_ERROR_REPLAY;
 	if (!srtp_session_accept(&half->session, &p, &index, 1, keep))
 		return SRTP_ERROR_AUTH;
-	pass(&half->sources, p.ssrc, p.index);
+	accepted(srtp, half, &p);
 	return (int)(keep ? len : p.len);
 }
 
@@ -352,6 +372,33 @@ int srtcp_unprotect(struct srtp *srtp, uint8_t *packet, uint32_t len)
 int srtcp_verify(struct srtp *srtp, uint8_t *packet, uint32_t len)
 {
 	return accept_rtcp(srtp, packet, len, true);
+}
+
+/**
+ * srtp_is_newest() - was the packet that passed last ahead of all others of its SSRC?
+ * @srtp: context, after a packet was unprotected or verified
+ *
+ * Whoever has held packets back can send them later, but not ahead of those that were heard.
+ */
+int srtp_is_newest(const struct srtp *srtp)
+{
+	return srtp->last.newest;
+}
+
+/**
+ * srtp_follow() - count as sent what is passed on as it is
+ * @srtp: context of the sender, with the same keys
+ * @receiver: context that has just verified the packet
+ *
+ * So that packets which the sender protects itself go on from there.
+ */
+void srtp_follow(struct srtp *srtp, const struct srtp *receiver)
+{
+	const struct last *last = &receiver->last;
+
+	pass(last->rtcp ? &srtp->rtcp.sources : &srtp->rtp.sources, last->ssrc, last->index);
+	if (last->rtcp && last->index >= srtp->rtcp_next)
+		srtp->rtcp_next = last->index + 1;
 }
 
 /**

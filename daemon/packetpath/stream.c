@@ -95,7 +95,7 @@ void table_free(struct table *table)
 }
 
 /* Lock the worker that the id names; NULL if there is none. */
-static struct worker *lock_owner(struct pp *pp, int64_t id)
+struct worker *stream_lock(struct pp *pp, int64_t id)
 {
 	if (id <= 0 || id_worker(id) >= pp->workers)
 		return NULL;
@@ -162,7 +162,8 @@ static int check(int64_t id, const struct pp_config *config)
 	if (id <= 0)
 		return -ENOENT;
 	if (!valid_address(&config->peer, true) || !valid_address(&config->alias, false) ||
-	    config->learning > PP_LEARN_OFF || config->flags >= PP_F_STRIP_FEEDBACK << 1 ||
+	    config->learning > PP_LEARN_OFF || config->flags >= PP_F_DTLS << 1 ||
+	    (config->flags & PP_F_OPAQUE && config->flags & PP_F_SECURE) ||
 	    config->rtp_sink < 0 || config->rtcp_sink < 0)
 		return -EINVAL;
 	if ((config->rtp_sink && id_worker(config->rtp_sink) != id_worker(id)) ||
@@ -190,7 +191,7 @@ int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *confi
 
 	if (result)
 		return result;
-	w = lock_owner(pp, id);
+	w = stream_lock(pp, id);
 	if (!w)
 		return -ENOENT;
 	s = stream_find(&w->table, id);
@@ -200,8 +201,86 @@ int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *confi
 	}
 	s->rtp_sink = config->rtp_sink;
 	s->rtcp_sink = config->rtcp_sink;
+	memcpy(s->ufrag, config->ufrag, sizeof(s->ufrag));
 	if (learn_configure(&s->learn, config, monotonic_ns()) & LEARN_SETTLED)
-		worker_event(w, PP_EVENT_CONFIRMED, s);
+		worker_event_confirmed(w, s);
+unlock:
+	worker_unlock(w);
+	return result;
+}
+
+/**
+ * pp_stream_validate() - accept a source as the party's: it has proven so, by ICE or DTLS
+ * @pp: the packet path
+ * @id: the stream
+ * @source: where it sends from
+ * @nominated: packets for the party go there from now on; else only while no other has been nominated
+ *
+ * The last few are remembered. A nomination counts as a packet heard: a check that
+ * names its pair is a sign of life.
+ * Return: 0, or -ENOENT for a stale id, -EINVAL for no address.
+ * Context: any thread.
+ */
+int pp_stream_validate(struct pp *pp, int64_t id, const struct pp_address *source, uint32_t nominated)
+{
+	struct worker *w = stream_lock(pp, id);
+	int result = -ENOENT;
+	struct stream *s;
+	uint64_t now_ns;
+
+	if (!w)
+		return result;
+	s = stream_find(&w->table, id);
+	if (!s)
+		goto unlock;
+	result = -EINVAL;
+	if (!source->family || !valid_address(source, true))
+		goto unlock;
+	result = 0;
+	now_ns = monotonic_ns();
+	if (nominated)
+		s->counters.last_packet_ns = now_ns;
+	if (learn_validate(&s->learn, source, nominated, now_ns) & LEARN_SETTLED)
+		worker_event_confirmed(w, s);
+unlock:
+	worker_unlock(w);
+	return result;
+}
+
+/**
+ * pp_stream_send() - send one datagram of our own from a stream's socket
+ * @pp: the packet path
+ * @id: the stream
+ * @to: the receiver
+ * @data: what to send
+ * @len: its length
+ *
+ * What the system refuses is lost and counted as an error of the stream.
+ * Return: 0, or -ENOENT for a stale id, -EINVAL for no address.
+ * Context: any thread.
+ */
+int pp_stream_send(struct pp *pp, int64_t id, const struct pp_address *to, const uint8_t *data, uint32_t len)
+{
+	struct worker *w = stream_lock(pp, id);
+	union pp_sockaddr address;
+	int result = -ENOENT;
+	struct stream *s;
+	socklen_t size;
+
+	if (!w)
+		return result;
+	s = stream_find(&w->table, id);
+	if (!s)
+		goto unlock;
+	result = -EINVAL;
+	if (!to->family || !valid_address(to, true))
+		goto unlock;
+	result = 0;
+	size = address_to_socket(&address, to);
+	if (sendto(s->fd, data, len, MSG_DONTWAIT, &address.any, size) < 0) {
+		s->counters.errors++;
+		w->stats.errors++;
+	}
 unlock:
 	worker_unlock(w);
 	return result;
@@ -217,7 +296,8 @@ unlock:
  */
 int pp_stream_close(struct pp *pp, int64_t id)
 {
-	struct worker *w = lock_owner(pp, id);
+	struct worker *w = stream_lock(pp, id);
+	struct scope *scope = NULL;
 	int result = -ENOENT, fd = -1;
 	struct stream *s;
 
@@ -226,6 +306,7 @@ int pp_stream_close(struct pp *pp, int64_t id)
 	s = stream_find(&w->table, id);
 	if (s) {
 		fd = s->fd;
+		scope = secure_leave(w, s);
 		give_back_slot(&w->table, s);
 		w->stats.streams--;
 		result = 0;
@@ -233,6 +314,7 @@ int pp_stream_close(struct pp *pp, int64_t id)
 	worker_unlock(w);
 	if (fd >= 0)
 		close(fd);
+	scope_free(scope);
 	return result;
 }
 
@@ -247,7 +329,7 @@ int pp_stream_close(struct pp *pp, int64_t id)
  */
 int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out)
 {
-	struct worker *w = lock_owner(pp, id);
+	struct worker *w = stream_lock(pp, id);
 	struct stream *s;
 
 	if (!w)

@@ -86,40 +86,58 @@ static void give_way(struct worker *w)
 /**
  * worker_event() - tell Python about a stream
  * @worker: its worker
- * @type: what happened
- * @stream: where
+ * @event: what happened; of its data only what is used is kept
  *
- * Events are hints: a full ring loses them, which is counted.
+ * Events are hints: when Python is too far behind they are lost, which is counted.
  * Context: lock held.
  */
-void worker_event(struct worker *worker, enum pp_event_type type, const struct stream *stream)
+void worker_event(struct worker *worker, const struct pp_event *event)
 {
-	struct ring *r = &worker->ring;
+	size_t len = offsetof(struct pp_event, data) + event->len;
+	struct backlog *b = &worker->backlog;
 	uint64_t one = 1;
 
-	if (r->used == RING) {
+	if (len > BACKLOG - b->end) {
 		worker->stats.events_lost++;
 		return;
 	}
-	r->events[(r->first + r->used) % RING] = (struct pp_event) {
-		.id = stream->id,
-		.type = type,
-		.source = stream->learn.accept_from,
-	};
-	/* The reader drains the ring whole, so one wake-up is enough. */
-	if (r->used++ == 0 && write(worker->wakeup_fd, &one, sizeof(one)) < 0)
+	/* The reader takes all there is, so one wake-up is enough. */
+	if (b->first == b->end && write(worker->wakeup_fd, &one, sizeof(one)) < 0)
 		worker->stats.events_lost++;
+	memcpy(b->bytes + b->end, event, len);
+	b->end += len;
 }
 
-static unsigned int drain(struct ring *r, struct pp_event *out, unsigned int max)
+/**
+ * worker_event_confirmed() - tell Python that a stream has settled on a source
+ * @worker: its worker
+ * @stream: the stream
+ *
+ * Context: lock held.
+ */
+void worker_event_confirmed(struct worker *worker, const struct stream *stream)
 {
+	struct pp_event event;
+
+	event.id = stream->id;
+	event.type = PP_EVENT_CONFIRMED;
+	event.len = 0;
+	event.source = stream->learn.accept_from;
+	worker_event(worker, &event);
+}
+
+static unsigned int drain(struct backlog *b, struct pp_event *out, unsigned int max)
+{
+	size_t fixed = offsetof(struct pp_event, data);
 	unsigned int n;
 
-	for (n = 0; n < max && r->used; n++) {
-		out[n] = r->events[r->first];
-		r->first = (r->first + 1) % RING;
-		r->used--;
+	for (n = 0; n < max && b->first < b->end; n++) {
+		memcpy(&out[n], b->bytes + b->first, fixed);
+		memcpy(out[n].data, b->bytes + b->first + fixed, out[n].len);
+		b->first += fixed + out[n].len;
 	}
+	if (b->first == b->end)
+		b->first = b->end = 0;
 	return n;
 }
 
@@ -138,7 +156,7 @@ int pp_events(struct pp *pp, struct pp_event *out, uint32_t max)
 
 	for (i = 0; i < pp->workers; i++) {
 		worker_lock(pp->worker[i]);
-		n += drain(&pp->worker[i]->ring, out + n, max - n);
+		n += drain(&pp->worker[i]->backlog, out + n, max - n);
 		worker_unlock(pp->worker[i]);
 	}
 	return n;
@@ -194,7 +212,7 @@ static void measure(struct worker *w, unsigned int packets)
  * many a round has gathered enough by itself. In between the pause is as long
  * as GATHER packets take, pause_ns at most, counted from the start of the round.
  */
-static void pause_for_more(struct worker *w, uint64_t round_start, unsigned int packets)
+static void pause_for_more(struct worker *w, unsigned int packets)
 {
 	uint64_t length = GATHER * w->interval_ns;
 	struct timespec until;
@@ -203,7 +221,7 @@ static void pause_for_more(struct worker *w, uint64_t round_start, unsigned int 
 		length = w->pause_ns;
 	if (packets >= GATHER || length < GATHER_MIN * w->interval_ns || !w->interval_ns)
 		return;
-	until = timespec_at(round_start + length);
+	until = timespec_at(w->round_ns + length);
 	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 }
 
@@ -215,10 +233,15 @@ static unsigned int serve(struct worker *w, const struct epoll_event *events, in
 	int i;
 
 	pthread_mutex_lock(&w->lock);
+	w->round_ns = monotonic_ns();
+	w->now_ns = w->round_ns;
 	w->stats.wakeups++;
 	for (i = 0; i < n; i++) {
-		if (atomic_load_explicit(&w->waiters, memory_order_relaxed))
+		if (atomic_load_explicit(&w->waiters, memory_order_relaxed)) {
 			give_way(w);
+			/* No packet of this round may be older than what a control call has done. */
+			since_clock = BATCH;
+		}
 		if (since_clock >= BATCH) {
 			w->now_ns = monotonic_ns();
 			since_clock = 0;
@@ -245,7 +268,6 @@ static void *worker_main(void *arg)
 {
 	struct epoll_event events[EVENTS];
 	struct worker *w = arg;
-	uint64_t round_start;
 	unsigned int packets;
 	int n;
 
@@ -254,12 +276,10 @@ static void *worker_main(void *arg)
 		n = epoll_wait(w->epoll_fd, events, EVENTS, -1);
 		if (n <= 0)
 			continue;
-		round_start = monotonic_ns();
-		w->now_ns = round_start;
 		packets = serve(w, events, n);
 		measure(w, packets);
 		if (w->pause_ns)
-			pause_for_more(w, round_start, packets);
+			pause_for_more(w, packets);
 	}
 	return NULL;
 }
@@ -300,6 +320,7 @@ static void init_lock(struct worker *w)
 static void worker_free(struct worker *w)
 {
 	table_free(&w->table);
+	secure_free(w);
 	if (w->stop_fd >= 0)
 		close(w->stop_fd);
 	if (w->epoll_fd >= 0)

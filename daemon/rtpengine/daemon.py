@@ -20,7 +20,7 @@ from rtpengine.control import DatagramListener, DatagramProtocol, NgProtocol, Rt
 from rtpengine.log import call_context, lower_level, raise_level
 from rtpengine.media import IPV4, IPV6
 from rtpengine.openser_service import OpenserService
-from rtpengine.packetpath import PacketPath
+from rtpengine.packetpath import PacketPath, SourceConfirmed
 from rtpengine.ports import PortPool
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService, log_final_statistics
@@ -129,7 +129,7 @@ class Daemon:
     def _on_events(self) -> None:
         for event in self.path.events():
             owner = self.transport.owners.get(event.stream)
-            if owner is not None:
+            if owner is not None and isinstance(event, SourceConfirmed):
                 with call_context(*owner):
                     log.debug("peer confirmed at %s", event.source)
 

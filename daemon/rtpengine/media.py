@@ -367,6 +367,18 @@ class MediaTransport(Protocol):
     def configure(self, stream: int, config: StreamConfig) -> None:
         """Bring one stream in line with ``config``."""
 
+    def protect(self, stream: int, scope: int, receive: SrtpKeys | None, send: SrtpKeys | None) -> None:
+        """Give a secure stream its keys, None for none: the party protects with ``receive``, we do with ``send``.
+
+        Streams of one call with equal ``scope``, keys and direction share one SRTP context: indices go on.
+        """
+
+    def validate(self, stream: int, source: Endpoint, *, nominated: bool) -> None:
+        """Accept ``source`` as the party's: it has proven so by ICE or DTLS; ``nominated``: send there from now on."""
+
+    def send(self, stream: int, to: Endpoint, data: bytes) -> None:
+        """Send one datagram of our own, STUN or DTLS, from the stream's socket; a refusing system loses it."""
+
     def state(self, stream: int) -> StreamState:
         """Read one stream."""
 

@@ -12,18 +12,22 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from rtpengine._packetpath import ffi, lib
-from rtpengine.media import IPV4, IPV6, Endpoint, StreamConfig, StreamState
+from rtpengine.media import IPV4, IPV6, Endpoint, SrtpKeys, StreamConfig, StreamState
+from rtpengine.srtp import SUITES
 
 DEFAULT_PAUSE_US: int = lib.PP_DEFAULT_PAUSE_US
 MAX_PAUSE_US: int = lib.PP_MAX_PAUSE_US
 MAX_WORKERS: int = lib.PP_MAX_WORKERS
 
 _NS_PER_S = 1_000_000_000
-_EVENTS_AT_ONCE = 256
+_EVENTS_AT_ONCE = 64
 _NO_PAYLOAD_TYPE = 255
 
 # In the order of the indices of pp_counters.drops.
-_DROP_REASONS = ("source", "malformed", "no sink", "muted", "filtered", "send")
+_DROP_REASONS = (
+    *("source", "malformed", "no sink", "muted", "filtered", "send"),
+    *("authentication", "replay", "no key", "flood"),
+)
 assert len(_DROP_REASONS) == lib.PP_DROP_REASONS
 
 _STRICT: int = lib.PP_F_STRICT
@@ -35,6 +39,13 @@ _OPAQUE: int = lib.PP_F_OPAQUE
 _RTCP_ONLY: int = lib.PP_F_RTCP_ONLY
 _RTCP_MUX: int = lib.PP_F_RTCP_MUX
 _STRIP_FEEDBACK: int = lib.PP_F_STRIP_FEEDBACK
+_SECURE: int = lib.PP_F_SECURE
+_STUN: int = lib.PP_F_STUN
+_ICE: int = lib.PP_F_ICE
+_DTLS: int = lib.PP_F_DTLS
+
+_MAX_UFRAG = 32
+_MAX_MKI: int = lib.SRTP_MKI_MAX
 
 _CODES = {"uint8_t": "B", "uint16_t": "H", "uint32_t": "I", "int64_t": "q", "uint64_t": "Q"}
 
@@ -59,7 +70,10 @@ def _packer(name: str) -> Struct:
 
 _CONFIG = _packer("struct pp_config")
 _STATE = _packer("struct pp_state")
+_ADDRESS = _packer("struct pp_address")
+_KEYS = _packer("struct srtp_keys")
 _NO_ADDRESS = (b"", 0, 0, 0)
+_AFTER_DROPS = 5 + len(_DROP_REASONS)  # the index of what follows the counters in a pp_state
 
 
 class SourceConfirmed(NamedTuple):
@@ -67,6 +81,25 @@ class SourceConfirmed(NamedTuple):
 
     stream: int
     source: Endpoint | None
+
+
+class StunReceived(NamedTuple):
+    """A STUN datagram (RFC 7983) for us; nothing in it has been checked but its cookie."""
+
+    stream: int
+    source: Endpoint
+    data: bytes
+
+
+class DtlsReceived(NamedTuple):
+    """A DTLS datagram for us, from a source that may speak it on that stream."""
+
+    stream: int
+    source: Endpoint
+    data: bytes
+
+
+Event = SourceConfirmed | StunReceived | DtlsReceived
 
 
 class PacketPathStats(NamedTuple):
@@ -126,7 +159,43 @@ def _flags(config: StreamConfig) -> int:
         | (config.rtcp_only and _RTCP_ONLY)
         | (config.rtcp_mux and _RTCP_MUX)
         | (config.strip_feedback and _STRIP_FEEDBACK)
+        | (config.secure and _SECURE)
+        | (config.stun and _STUN)
+        | (config.ice and _ICE)
+        | (config.dtls and _DTLS)
     )
+
+
+def _ufrag(text: str) -> bytes:
+    """Our user name fragment as the packet path compares it; ValueError for one that it has no room for."""
+    ufrag = text.encode("ascii")
+    if len(ufrag) > _MAX_UFRAG:
+        raise ValueError(f"a user name fragment of {len(ufrag)} bytes")
+    return ufrag
+
+
+def _keys(keys: SrtpKeys) -> tuple[int, int, bytes, bytes, int, int, bytes]:
+    """The fields of a srtp_keys; ValueError for keys that do not fit their suite."""
+    suite = SUITES.get(keys.suite)
+    if suite is None or (len(keys.key), len(keys.salt)) != (suite.key_len, suite.salt_len):
+        raise ValueError("keys do not fit their suite")
+    if len(keys.mki) > _MAX_MKI:
+        raise ValueError(f"an MKI of {len(keys.mki)} bytes")
+    flags = (
+        (keys.unencrypted_srtp and lib.SRTP_F_UNENCRYPTED_SRTP)
+        | (keys.unencrypted_srtcp and lib.SRTP_F_UNENCRYPTED_SRTCP)
+        | (keys.unauthenticated_srtp and lib.SRTP_F_UNAUTHENTICATED_SRTP)
+    )
+    return suite.number, flags, keys.key, keys.salt, 0, len(keys.mki), keys.mki
+
+
+def _event(event: Any) -> Event:
+    source = _from_c(event.source)
+    if event.type == lib.PP_EVENT_CONFIRMED:
+        return SourceConfirmed(event.id, source)
+    assert source is not None
+    data = bytes(ffi.buffer(event.data, event.len))
+    return (StunReceived if event.type == lib.PP_EVENT_STUN else DtlsReceived)(event.id, source, data)
 
 
 class PacketPath:
@@ -152,6 +221,10 @@ class PacketPath:
         self._state = ffi.new("struct pp_state *")
         self._state_bytes = ffi.buffer(self._state)
         self._events = ffi.new("struct pp_event[]", _EVENTS_AT_ONCE)
+        self._address = ffi.new("struct pp_address *")
+        self._address_bytes = ffi.buffer(self._address)
+        self._keys = ffi.new("struct srtp_keys[2]")
+        self._keys_bytes = ffi.buffer(self._keys)
 
     def open_stream(self, worker: int, sock: socket.socket) -> int:
         """Hand a bound UDP socket over to a worker (modulo their number); return the stream's id.
@@ -169,7 +242,7 @@ class PacketPath:
         """Bring a stream in line with ``config``; doing it twice changes nothing.
 
         Raise OSError: ENOENT for a closed stream, EXDEV for a sink on another worker;
-        ValueError for an address that is none.
+        ValueError for an address that is none, and for ``ufrag`` of more than 32 characters.
         """
         peer, alias = config.peer, config.alias
         _CONFIG.pack_into(
@@ -181,8 +254,43 @@ class PacketPath:
             config.rtcp_sink,
             config.learning,
             _flags(config),
+            _ufrag(config.ufrag),
         )
         check(lib.pp_stream_configure(self._pp, stream, self._config))
+
+    def protect(self, stream: int, scope: int, receive: SrtpKeys | None, send: SrtpKeys | None) -> None:
+        """Give a secure stream its keys: ``receive`` is what the party protects with, ``send`` what we do.
+
+        Streams of one worker with equal ``scope`` (0 to 2^64 - 1), keys and direction share one context, whose
+        indices go on until the last of them is closed. Doing it twice changes nothing.
+        Raise OSError (ENOENT for a closed stream, ENOMEM), ValueError for keys that do not fit their suite.
+        """
+        pointers = []
+        try:
+            for i, keys in enumerate((receive, send)):
+                pointers.append(ffi.NULL if keys is None else self._keys + i)
+                if keys is not None:
+                    _KEYS.pack_into(self._keys_bytes, i * _KEYS.size, *_keys(keys))
+            check(lib.pp_stream_protect(self._pp, stream, scope, *pointers))
+        finally:
+            self._keys_bytes[:] = bytes(2 * _KEYS.size)
+
+    def validate(self, stream: int, source: Endpoint, *, nominated: bool) -> None:
+        """Accept ``source`` as the party's, which has proven so by ICE or DTLS; ``nominated``: send there from now on.
+
+        Without nomination that is so only while no other is nominated. A nomination counts as a packet heard.
+        Raise OSError: ENOENT for a closed stream.
+        """
+        _ADDRESS.pack_into(self._address_bytes, 0, *_address(*source))
+        check(lib.pp_stream_validate(self._pp, stream, self._address, nominated))
+
+    def send(self, stream: int, to: Endpoint, data: bytes) -> None:
+        """Send one datagram from the stream's socket; what the system refuses is lost, an error of the stream.
+
+        Raise OSError: ENOENT for a closed stream.
+        """
+        _ADDRESS.pack_into(self._address_bytes, 0, *_address(*to))
+        check(lib.pp_stream_send(self._pp, stream, self._address, data, len(data)))
 
     def close_stream(self, stream: int) -> None:
         """Close the socket at once; OSError (ENOENT) if that has been done. Read the state before."""
@@ -192,9 +300,9 @@ class PacketPath:
         """Read one stream; ``peer`` is where packets for the party go. OSError (ENOENT) if it is closed."""
         check(lib.pp_stream_state(self._pp, stream, self._state))
         fields = _STATE.unpack(self._state_bytes)
-        _, packets, octets, errors = fields[:4]
-        last, address, port, family = fields[10:14]
-        confirmed, payload_type = fields[19:21]
+        _, packets, octets, errors, last = fields[:5]
+        address, port, family = fields[_AFTER_DROPS : _AFTER_DROPS + 3]
+        confirmed, payload_type = fields[_AFTER_DROPS + 8 : _AFTER_DROPS + 10]
         return StreamState(
             _endpoint(address, port, family),
             bool(confirmed),
@@ -203,7 +311,7 @@ class PacketPath:
             errors,
             last / _NS_PER_S if last else None,
             None if payload_type == _NO_PAYLOAD_TYPE else payload_type,
-            _drops(fields[4:10]),
+            _drops(fields[5:_AFTER_DROPS]),
         )
 
     def source(self, stream: int) -> Endpoint | None:
@@ -217,17 +325,17 @@ class PacketPath:
         last: int = self._state.counters.last_packet_ns
         return last / _NS_PER_S
 
-    def events(self) -> list[SourceConfirmed]:
-        """Take all events; they are hints, and lost where more than a thousand wait on one worker."""
+    def events(self) -> list[Event]:
+        """Take all events; they are hints, and lost where more than 256 KiB of them wait on one worker."""
         try:
             os.eventfd_read(self._wakeup)
         except BlockingIOError:
             return []
-        out: list[SourceConfirmed] = []
+        out: list[Event] = []
         count = _EVENTS_AT_ONCE
         while count == _EVENTS_AT_ONCE:
             count = check(lib.pp_events(self._pp, self._events, _EVENTS_AT_ONCE))
-            out += [SourceConfirmed(event.id, _from_c(event.source)) for event in self._events[0:count]]
+            out += map(_event, self._events[0:count])
         return out
 
     def stats(self) -> PacketPathStats:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from zlib import crc32
 
 from rtpengine import ProtocolError
-from rtpengine.media import IPV6, PortSet, StreamConfig, StreamState
+from rtpengine.media import IPV6, Endpoint, PortSet, SrtpKeys, StreamConfig, StreamState
 from rtpengine.packetpath import PacketPath
 from rtpengine.ports import PortPool
 
@@ -40,10 +40,16 @@ class PacketTransport:
         self.configure: Callable[[int, StreamConfig], None] = path.configure
         self.state: Callable[[int], StreamState] = path.state
         self.last_packet: Callable[[int], float] = path.last_packet
+        self.protect: Callable[[int, int, SrtpKeys | None, SrtpKeys | None], None] = path.protect
+        self.send: Callable[[int, Endpoint, bytes], None] = path.send
 
     def advertised(self, family: int) -> str:
         """The address that SDP names for our side."""
         return self._advertised[family]
+
+    def validate(self, stream: int, source: Endpoint, *, nominated: bool) -> None:
+        """Accept a source as the party's: it has proven so."""
+        self._path.validate(stream, source, nominated=nominated)
 
     def open(self, call_id: str, family: int, pairs: int) -> PortSet:
         """Open ``pairs`` port pairs; all streams of a call go to one worker, so they never wait for another."""

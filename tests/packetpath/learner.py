@@ -51,8 +51,16 @@ STRICT, HANDOVER, ASYMMETRIC, STRANGER = (
     lib.PP_F_STRANGER,
 )
 RTCP_ONLY, RTCP_MUX, IS_OPAQUE = lib.PP_F_RTCP_ONLY, lib.PP_F_RTCP_MUX, lib.PP_F_OPAQUE
+ICE, SECURE = lib.PP_F_ICE, lib.PP_F_SECURE
+AUTHENTIC, NEWEST = lib.LEARN_AUTHENTIC, lib.LEARN_AUTHENTIC_NEWEST
 
 VERDICTS = {0: "drop", 1: "relay", 3: "settle"}
+STANDINGS = {
+    lib.LEARN_STANDING_REFUSED: "refused",
+    lib.LEARN_STANDING_UNKNOWN: "unknown",
+    lib.LEARN_STANDING_CONTINUES: "continues",
+    lib.LEARN_STANDING_KNOWN: "known",
+}
 
 
 def fill(address: Any, place: str | None) -> None:
@@ -77,6 +85,15 @@ def name_of(address: Any) -> str | None:
     return next(place for place, where in PLACES.items() if where == (text, address.port))
 
 
+def packet_from(place: str, at: float, seq: int = 0, ssrc: int = 1, proof: int = RTP, authentic: int = 0) -> Any:
+    """A learn_packet as it arrives at second ``at``."""
+    packet = ffi.new("struct learn_packet *")
+    packet.now_ns, packet.ssrc, packet.seq = START_NS + int(at * NS), ssrc, seq & 0xFFFF
+    packet.proof, packet.authentic = proof, authentic
+    fill(packet.source, place)
+    return packet
+
+
 class Learner:
     """One stream's learning; times in seconds since its configuration."""
 
@@ -94,13 +111,20 @@ class Learner:
         result = lib.learn_configure(self.learn, config, START_NS + int(at * NS))
         return {0: "", lib.LEARN_SETTLED: "settle"}[result]
 
-    def packet(self, at: float, place: str, seq: int = 0, ssrc: int = 1, proof: int = RTP) -> str:
-        packet = ffi.new(
-            "struct learn_packet *",
-            {"now_ns": START_NS + int(at * NS), "ssrc": ssrc, "seq": seq & 0xFFFF, "proof": proof},
-        )
-        fill(packet.source, place)
-        return VERDICTS[lib.learn_packet(self.learn, packet)]
+    def packet(self, at: float, place: str, **more: int) -> str:
+        return VERDICTS[lib.learn_packet(self.learn, packet_from(place, at, **more))]
+
+    def srtp_standing(self, place: str, **more: int) -> str:
+        return STANDINGS[lib.learn_srtp_standing(self.learn, packet_from(place, 0, **more))]
+
+    def dtls_standing(self, place: str) -> str:
+        return STANDINGS[lib.learn_dtls_standing(self.learn, ffi.addressof(packet_from(place, 0).source))]
+
+    def validate(self, at: float, place: str, nominated: bool = False) -> str:
+        source = ffi.new("struct pp_address *")
+        fill(source[0], place)
+        result = lib.learn_validate(self.learn, source, nominated, START_NS + int(at * NS))
+        return {0: "", lib.LEARN_SETTLED: "settle"}[result]
 
     @property
     def send_to(self) -> str | None:
@@ -109,6 +133,11 @@ class Learner:
     @property
     def accept_from(self) -> str | None:
         return name_of(self.learn.accept_from)
+
+    @property
+    def state(self) -> tuple[str | None, str | None, bool]:
+        """Where packets for the party go, whom the stream listens to, and whether learning has finished."""
+        return self.send_to, self.accept_from, self.confirmed
 
     @property
     def confirmed(self) -> bool:

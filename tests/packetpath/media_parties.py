@@ -22,7 +22,7 @@ def rtp(seq: int, ssrc: int = 1, payload_type: int = 0, payload: bytes = b"\xd5"
 
 def rtcp(packet_type: int, words: int = 6, ssrc: int = 1) -> bytes:
     """One RTCP packet with ``words`` 32-bit words behind its header."""
-    return bytes([128, packet_type, 0, words]) + ssrc.to_bytes(4, "big") + bytes(4 * (words - 1))
+    return bytes([128, packet_type]) + words.to_bytes(2, "big") + ssrc.to_bytes(4, "big") + bytes(4 * (words - 1))
 
 
 def udp_socket(family: int = 4, address: str | None = None) -> socket.socket:
@@ -46,10 +46,15 @@ class Party:
 
     def __init__(self, path: PacketPath, family: int = 4, worker: int = 0) -> None:
         self.path = path
+        self.family, self.worker = family, worker
         self.sock = udp_socket(family)
-        facing = udp_socket(family)
+        self.open_stream()
+
+    def open_stream(self) -> None:
+        """Give the relay a socket that faces this party."""
+        facing = udp_socket(self.family)
         self.relay = facing.getsockname()[:2]
-        self.stream = path.open_stream(worker, facing)
+        self.stream = self.path.open_stream(self.worker, facing)
 
     @property
     def endpoint(self) -> Endpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rtpengine import ProtocolError, ResourceError
-from rtpengine.media import IPV4, IPV6, PortSet, StreamConfig, StreamState
+from rtpengine.media import IPV4, IPV6, Endpoint, PortSet, SrtpKeys, StreamConfig, StreamState
 
 
 @dataclass
@@ -20,6 +20,9 @@ class FakeTransport:
     heard: dict[int, float] = field(default_factory=dict)
     states: dict[int, StreamState] = field(default_factory=dict)
     configured: int = 0
+    keys: dict[int, tuple[int, SrtpKeys | None, SrtpKeys | None]] = field(default_factory=dict)
+    validated: dict[int, list[tuple[Endpoint, bool]]] = field(default_factory=dict)
+    sent: list[tuple[int, Endpoint, bytes]] = field(default_factory=list)
 
     def advertised(self, family: int) -> str:
         return {IPV4: "198.51.100.2", IPV6: "2001:db8::2"}[family]
@@ -39,10 +42,21 @@ class FakeTransport:
         del self.opened[ports.port]
         for stream in ports.streams:
             self.configs.pop(stream, None)
+            self.keys.pop(stream, None)
+            self.validated.pop(stream, None)
 
     def configure(self, stream: int, config: StreamConfig) -> None:
         self.configured += 1
         self.configs[stream] = config
+
+    def protect(self, stream: int, scope: int, receive: SrtpKeys | None, send: SrtpKeys | None) -> None:
+        self.keys[stream] = (scope, receive, send)
+
+    def validate(self, stream: int, source: Endpoint, *, nominated: bool) -> None:
+        self.validated.setdefault(stream, []).append((source, nominated))
+
+    def send(self, stream: int, to: Endpoint, data: bytes) -> None:
+        self.sent.append((stream, to, data))
 
     def state(self, stream: int) -> StreamState:
         config = self.configs.get(stream)
