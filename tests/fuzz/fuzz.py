@@ -55,6 +55,7 @@ TARGETS = {
         Target("rtp", "RTP and RTCP arithmetic, removal of feedback", 2048, ("rtcp.c",)),
         Target("learn", "source learning, any order of packets and signalling", 1024, ("learn.c",)),
         Target("srtp", "SRTP and SRTCP, sent, altered and invented", 4096, ("srtp_crypto.c",), ("-lcrypto",)),
+        Target("stun", "STUN to ICE agents and relay", 4096),
         Target("sdes", "a=crypto lines", 1024),
         Target("sdp", "offer, answer and re-offer with any body", 8192),
         Target("ng", "whole ng requests", 8192),
