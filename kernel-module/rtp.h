@@ -302,6 +302,26 @@ static inline __u32 rtp_source_enter(struct rtp_sources *sources, __u32 ssrc)
 	return slot;
 }
 
+/**
+ * rtp_source_pass() - enter the index of a packet that is authentic, or our own
+ * @sources: the table
+ * @ssrc: of the packet, in the table or not
+ * @index: of the packet
+ *
+ * Return: whether it is ahead of all others of its SSRC.
+ */
+static inline int rtp_source_pass(struct rtp_sources *sources, __u32 ssrc, __u64 index)
+{
+	int slot = rtp_source_find(sources, ssrc), newest;
+
+	if (slot < 0)
+		slot = (int)rtp_source_enter(sources, ssrc);
+	sources->used[slot] = ++sources->clock;
+	newest = index >= sources->window[slot].next;
+	rtp_window_pass(&sources->window[slot], index);
+	return newest;
+}
+
 /* XOR a number in network order into the bytes that end at @end. */
 static inline void rtp_xor_be(__u8 *end, __u64 number, int bytes)
 {

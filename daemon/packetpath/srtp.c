@@ -129,23 +129,9 @@ static struct rtp_window *window_of(struct rtp_sources *sources, uint32_t ssrc)
 	return slot < 0 ? NULL : &sources->window[slot];
 }
 
-/* An authentic packet, or one of our own, has passed; whether it is ahead of all others. */
-static bool pass(struct rtp_sources *sources, uint32_t ssrc, uint64_t index)
-{
-	int slot = rtp_source_find(sources, ssrc);
-	bool newest;
-
-	if (slot < 0)
-		slot = (int)rtp_source_enter(sources, ssrc);
-	sources->used[slot] = ++sources->clock;
-	newest = index >= sources->window[slot].next;
-	rtp_window_pass(&sources->window[slot], index);
-	return newest;
-}
-
 static void accepted(struct srtp *srtp, struct srtp_half *half, const struct srtp_packet *packet)
 {
-	srtp->last.newest = pass(&half->sources, packet->ssrc, packet->index);
+	srtp->last.newest = rtp_source_pass(&half->sources, packet->ssrc, packet->index);
 	srtp->last.rtcp = half->session.rtcp;
 	srtp->last.ssrc = packet->ssrc;
 	srtp->last.index = packet->index;
@@ -167,7 +153,7 @@ static int seal(const struct srtp *srtp, struct srtp_half *half, struct srtp_pac
 		end[t.word + 3] = (uint8_t)packet->index;
 	}
 	memcpy(end + t.mki, srtp->mki, srtp->mki_len);
-	pass(&half->sources, packet->ssrc, packet->index);
+	rtp_source_pass(&half->sources, packet->ssrc, packet->index);
 	return (int)(packet->len + t.len);
 }
 
@@ -396,7 +382,7 @@ void srtp_follow(struct srtp *srtp, const struct srtp *receiver)
 {
 	const struct last *last = &receiver->last;
 
-	pass(last->rtcp ? &srtp->rtcp.sources : &srtp->rtp.sources, last->ssrc, last->index);
+	rtp_source_pass(last->rtcp ? &srtp->rtcp.sources : &srtp->rtp.sources, last->ssrc, last->index);
 	if (last->rtcp && last->index >= srtp->rtcp_next)
 		srtp->rtcp_next = last->index + 1;
 }
