@@ -8,127 +8,32 @@ full, opening the ports that it needs, and only then committed, so a failure lea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rtpengine import ProtocolError
+from rtpengine.dtls import Certificate
+from rtpengine.keying import Tools
 from rtpengine.media import (
-    IPV4,
     IPV6,
-    PROFILES,
     Endpoint,
     Learning,
     MediaOffer,
     MediaPlan,
     MediaTransport,
     PortSet,
-    Profile,
     Signalling,
     StreamConfig,
 )
+from rtpengine.media_ports import MediaPorts
+from rtpengine.party import Mux, Party, Wanted, mux_of_answer, mux_of_offer, stream_endpoint
+from rtpengine.peering import Peering, join
+from rtpengine.securing import Securing, is_concerned
 
 # A replaced port set lives on while its party still uses it, and this many seconds more: a re-INVITE can fail
 # (RFC 3261 14.1), and then the old session description, with the old ports, stays in force.
 RETIREMENT_S = 60.0
-
-
-class Party(NamedTuple):
-    """What is known about the party that a media faces, from its own words and the SIP proxy's flags.
-
-    ``endpoint`` is the last one that was not null; ``protocol`` the RTP transport that it speaks.
-    ``mux_fixed``: its answer must not follow what the other party chose about rtcp-mux.
-    """
-
-    offer: MediaOffer | None = None
-    endpoint: Endpoint | None = None
-    protocol: str = "RTP/AVP"
-    family: int = IPV4
-    rtcp_mux: bool = False
-    mux_fixed: bool = False
-    alias: str | None = None
-    asymmetric: bool = False
-    strict: bool = False
-    handover: bool = False
-
-    @property
-    def profile(self) -> Profile:
-        """The RTP profile spoken with this party."""
-        return PROFILES[self.protocol]
-
-    @property
-    def stranger_allowed(self) -> bool:
-        """Whether signalling itself says that packets may come from an address that it does not name."""
-        if self.endpoint is None:
-            return False
-        return self.endpoint.is_private or self.alias is not None
-
-
-class _Wanted(NamedTuple):
-    """Everything that the configuration of a media's sockets follows from."""
-
-    party: Party
-    mux_sink: bool
-    sink_profile: Profile
-    sinks: tuple[int, ...]
-    open_sets: tuple[PortSet, ...]
-
-
-@dataclass(slots=True, eq=False)
-class MediaPorts:
-    """The local ports of one media: one set per endpoint of the *other* party (sdp.md 5).
-
-    A party sees other ports when its peer moves, and the old ones again when the peer moves back.
-    The key None marks a set opened in advance, before the other party has spoken.
-    ``applied`` is what the packet path was last told about all of them.
-    """
-
-    sets: dict[Endpoint | None, PortSet] = field(default_factory=dict)
-    current: PortSet | None = None
-    retired: dict[PortSet, float] = field(default_factory=dict)
-    applied: _Wanted | None = None
-
-    def find(self, key: Endpoint | None, family: int, pairs: int) -> PortSet | None:
-        """The open set to use towards ``key`` (None: whichever is in use), None if another must be opened.
-
-        Sets that have retired but are still open count, so that who takes back a rejection gets the same ports.
-        """
-        found = self.current if key is None else self.sets.get(key)
-        found = found or self.sets.get(None)
-        if found is not None and found.family == family and len(found.streams) >= 2 * pairs:
-            return found
-        return None
-
-    def use(self, key: Endpoint | None, ports: PortSet, now: float) -> None:
-        """Make ``ports`` the current set, known by ``key``; the one it replaces retires."""
-        if key is not None and self.sets.get(None) == ports:
-            del self.sets[None]
-        if ports not in self.sets.values() or key is not None:
-            displaced = self.sets.get(key)
-            if displaced is not None and displaced != ports:
-                self.retired.setdefault(displaced, now)
-            self.sets[key] = ports
-        self.retired.pop(ports, None)
-        if self.current is not None and self.current != ports:
-            self.retired[self.current] = now
-        self.current = ports
-
-    def retire(self, now: float) -> None:
-        """Use no set any more; those that are open close when their party has gone quiet."""
-        for ports in self.open_sets():
-            self.retired.setdefault(ports, now)
-        self.current = None
-
-    def forget(self, ports: PortSet) -> None:
-        """Drop a set that has been closed."""
-        self.retired.pop(ports, None)
-        self.sets = {key: held for key, held in self.sets.items() if held != ports}
-
-    def open_sets(self) -> Collection[PortSet]:
-        """All sets that hold sockets, retired ones included, each once."""
-        if len(self.sets) == 1 and not self.retired:
-            return self.sets.values()
-        return {*self.sets.values(), *self.retired}
 
 
 @dataclass(slots=True, eq=False)
@@ -204,6 +109,7 @@ class Call:
     created: float
     learning: Learning
     transport: MediaTransport
+    tools: Tools
     last_signal: float = 0.0
     legs: list[Leg] = field(default_factory=list)
     dialogues: list[Dialogue] = field(default_factory=list)
@@ -211,6 +117,15 @@ class Call:
     via_branches: set[str] = field(default_factory=set)
     ends_at: float | None = None
     next_check: float | None = None
+    next_deadline: float | None = None
+    _certificate: Certificate | None = None
+
+    @property
+    def certificate(self) -> Certificate:
+        """The one that was current when the call first needed one, for the call's whole life."""
+        if self._certificate is None:
+            self._certificate = self.tools.certificate()
+        return self._certificate
 
     def leg(self, tag: str) -> Leg | None:
         """The leg with this tag, None if there is none; an unnamed leg is never found."""
@@ -248,7 +163,7 @@ class Call:
         self._commit(dialogue, steps, exchange, now)
         return [step.plan for step in steps]
 
-    def remove_leg(self, leg: Leg) -> None:
+    def remove_leg(self, leg: Leg, now: float) -> None:
         """Remove a leg with its dialogues, and the partners that have no other.
 
         Ports stay open until the call ends: other branches share them.
@@ -261,11 +176,13 @@ class Call:
             if not remaining:
                 self.legs.remove(partner)
             elif partner.active not in remaining:
-                self._activate(remaining[-1])
+                self._activate(remaining[-1], now)
 
     def close(self) -> None:
         """Close every socket of the call."""
         for media_ports in self.media_ports:
+            if media_ports.peering is not None:
+                media_ports.peering.close()
             for ports in media_ports.open_sets():
                 self.transport.close(ports)
         self.media_ports.clear()
@@ -280,6 +197,16 @@ class Call:
                 first, second = section.sides
                 yield dialogue.legs[0], first, second
                 yield dialogue.legs[1], second, first
+
+    # Packets for us
+
+    def peering_at(self, stream: int) -> Peering | None:
+        """Who answers STUN and DTLS at a socket, None if nobody does."""
+        return next((p for p in self.peerings() if p.handles(stream)), None)
+
+    def peerings(self) -> Iterator[Peering]:
+        """Everybody who answers STUN and DTLS in this call."""
+        return (ports.peering for ports in self.media_ports if ports.peering is not None)
 
     # Choosing the dialogue (media.md 1)
 
@@ -308,37 +235,48 @@ class Call:
     # Plan
 
     def _plan(self, dialogue: Dialogue, offers: list[MediaOffer], exchange: _Exchange) -> list[_Step]:
-        known = dialogue.sections[exchange.first :]
+        known = dialogue.sections
         opened: list[PortSet] = []
         try:
             return [
-                self._plan_section(known[i] if i < len(known) else Section(), offer, exchange, opened)
-                for i, offer in enumerate(offers)
+                self._plan_section(known[i] if i < len(known) else Section(), i, offer, exchange, opened)
+                for i, offer in enumerate(offers, exchange.first)
             ]
         except BaseException:
             for ports in opened:
                 self.transport.close(ports)
             raise
 
-    def _plan_section(self, section: Section, offer: MediaOffer, exchange: _Exchange, opened: list[PortSet]) -> _Step:
+    def _plan_section(
+        self, section: Section, index: int, offer: MediaOffer, exchange: _Exchange, opened: list[PortSet]
+    ) -> _Step:
         sender, how, _, is_offer = exchange
         asking, asked = section.sides[sender], section.sides[1 - sender]
-        mux = (_mux_of_offer if is_offer else _mux_of_answer)(asking.party, asked.party, offer, how)
+        mux = (mux_of_offer if is_offer else mux_of_answer)(asking.party, asked.party, offer, how)
         speaker = self._speaker(asking.party, offer, how, mux)
         listener = self._listener(asked.party, speaker, offer, how, mux)
+        securing = None
+        if is_concerned(how, asking.party, asked.party, speaker, listener):
+            securing = Securing(asking.party, asked.party, offer, how, self.tools, is_offer=is_offer)
+            speaker, listener = securing.negotiate(speaker, listener)
         # The recipient's ports belong to the sender's endpoint; the sender's own wait for the recipient to speak.
         keys = (listener.endpoint, _key(offer))
         if offer.rejected:
             ports: tuple[PortSet | None, PortSet | None] = (None, None)
         else:
-            listening = self._ports(asked.ports, keys[1], listener.family, offer.ports, opened)
+            # Who has checked its way to a port, or shaken hands there, is not sent to another one.
+            key = None if asked.party.is_bound else keys[1]
+            listening = self._ports(asked.ports, key, listener.family, offer.ports, opened)
             ports = (self._sender_ports(asking.ports, keys[0], speaker.family, offer.ports, opened), listening)
         plan = self._media_plan(listener, offer, ports[1], how, is_offer=is_offer)
+        if securing is not None and plan.local is not None and offer.profile:
+            fingerprint = self.certificate.fingerprint if listener.keying.role else None
+            plan = securing.told(plan, listener, index, fingerprint)
         if sender == 0:
             return _Step(section, (speaker, listener), keys, ports, plan)
         return _Step(section, (listener, speaker), (keys[1], keys[0]), (ports[1], ports[0]), plan)
 
-    def _speaker(self, known: Party, offer: MediaOffer, how: Signalling, mux: _Mux) -> Party:
+    def _speaker(self, known: Party, offer: MediaOffer, how: Signalling, mux: Mux) -> Party:
         """The sender of this SDP: its own words replace what was known."""
         endpoint = known.endpoint if offer.rejected or offer.held else offer.endpoint
         named = endpoint or offer.endpoint  # a null address still tells the family
@@ -354,9 +292,12 @@ class Call:
             asymmetric=how.asymmetric,
             strict=how.strict_source or self.learning is Learning.HEURISTIC,
             handover=how.media_handover,
+            prefers=how.dtls,
+            keying=known.keying,
+            reach=known.reach,
         )
 
-    def _listener(self, known: Party, speaker: Party, offer: MediaOffer, how: Signalling, mux: _Mux) -> Party:
+    def _listener(self, known: Party, speaker: Party, offer: MediaOffer, how: Signalling, mux: Mux) -> Party:
         """The recipient: what the SIP proxy wants for it, else what it spoke before, else the sender's protocol."""
         protocol = known.protocol if known.offer is not None and known.offer.profile else speaker.protocol
         if how.protocol is not None and offer.profile:
@@ -426,35 +367,43 @@ class Call:
         if exchange.how.via_branch:
             self.via_branches.add(exchange.how.via_branch)
         self.last_signal = now
-        self._activate(dialogue)
+        self._activate(dialogue, now)
 
-    def _activate(self, dialogue: Dialogue) -> None:
+    def _activate(self, dialogue: Dialogue, now: float) -> None:
         for leg in dialogue.legs:
             leg.active = dialogue
         for section in dialogue.sections:
             first, second = section.sides
-            self._configure(first, second, relayed=not section.rejected)
-            self._configure(second, first, relayed=not section.rejected)
+            self._configure(first, second, now, relayed=not section.rejected)
+            self._configure(second, first, now, relayed=not section.rejected)
+            if first.ports.peering is not None and second.ports.peering is not None:
+                join(first.ports.peering, second.ports.peering)
 
-    def _configure(self, media: Media, other: Media, *, relayed: bool) -> None:
+    def _configure(self, media: Media, other: Media, now: float, *, relayed: bool) -> None:
         """Tell the packet path about every socket that the party of ``media`` may be sending to."""
         sinks = other.ports.current.streams if relayed and other.ports.current is not None else ()
         ports, sink = media.ports, other.party
-        wanted = _Wanted(media.party, sink.rtcp_mux, sink.profile, sinks, tuple(ports.open_sets()))
+        wanted = Wanted(media.party, sink.rtcp_mux, sink.profile, sinks, tuple(ports.open_sets()))
         if ports.applied == wanted:
             return
         for port_set in wanted.open_sets:
             for pair in range(0, len(port_set.streams), 2):
                 self._configure_pair(port_set.streams[pair : pair + 2], wanted, pair)
         ports.applied = wanted
+        if ports.peering is None and media.party.is_peer and ports.current is not None:
+            ports.peering = Peering(self.transport, scope=ports.current.streams[0])
+        if ports.peering is not None:
+            ports.peering.apply(wanted, self.certificate if media.party.keying.role else None, now)
 
-    def _configure_pair(self, streams: tuple[int, ...], wanted: _Wanted, pair: int) -> None:
+    def _configure_pair(self, streams: tuple[int, ...], wanted: Wanted, pair: int) -> None:
         rtp = self._stream_config(wanted, pair)
         rtcp_peer = stream_endpoint(wanted.party, pair + 1)
         self.transport.configure(streams[0], rtp)
-        self.transport.configure(streams[1], rtp._replace(peer=rtcp_peer, rtp_sink=0, rtcp_only=True))
+        # The port above that of a multiplexing party is only a fall-back: no handshake ever gives it keys.
+        dtls = rtp.dtls and not rtp.rtcp_mux
+        self.transport.configure(streams[1], rtp._replace(peer=rtcp_peer, rtp_sink=0, rtcp_only=True, dtls=dtls))
 
-    def _stream_config(self, wanted: _Wanted, pair: int) -> StreamConfig:
+    def _stream_config(self, wanted: Wanted, pair: int) -> StreamConfig:
         """What the RTP socket of a pair has to do."""
         party, offer = wanted.party, wanted.party.offer
         rtp_sink, rtcp_sink = wanted.sinks[pair : pair + 2] or (0, 0)
@@ -475,54 +424,13 @@ class Call:
             rtp=rtp,
             rtcp_mux=party.rtcp_mux,
             strip_feedback=party.profile.feedback and not wanted.sink_profile.feedback,
+            secure=rtp and party.profile.secure,
+            stun=party.reach.mode != "",
+            ice=party.reach.validates,
+            dtls=party.keying.role != "",
+            ufrag=party.reach.local.ufrag if party.reach.mode == "agent" and party.reach.local else "",
         )
-
-
-def stream_endpoint(party: Party, index: int) -> Endpoint | None:
-    """Where the party says that it receives stream ``index`` (even: RTP, odd: RTCP), None while that is unknown."""
-    if party.endpoint is None:
-        return None
-    pair = index & ~1
-    address, port = party.endpoint
-    if index != pair:
-        # A multiplexing party names no RTCP port; its stray RTCP would come from the port above (RFC 3550 11).
-        rtcp = party.offer.rtcp if party.offer is not None else None
-        address, port = (address, port + 1) if rtcp is None or rtcp.is_null else rtcp
-    return Endpoint(address, port + pair) if port + pair < 65536 else None
 
 
 def _key(offer: MediaOffer) -> Endpoint | None:
     return None if offer.endpoint is None or offer.endpoint.is_null else offer.endpoint
-
-
-# rtcp-mux (RFC 5761 5.1.1): each side decides on its own, and the proxy translates between them.
-
-
-class _Mux(NamedTuple):
-    """Who multiplexes from now on; ``speaker_fixed``: the answer will not change what the speaker is told."""
-
-    speaker: bool
-    speaker_fixed: bool
-    listener: bool
-
-
-def _mux_of_offer(speaker: Party, listener: Party, offer: MediaOffer, how: Signalling) -> _Mux:
-    """What the recipient is offered, and what the sender's answer will say about it."""
-    offered = listener.rtcp_mux or offer.rtcp_mux
-    if how.rtcp_mux & {"offer", "require"}:
-        offered = True
-    elif "demux" in how.rtcp_mux:
-        offered = False
-    if not offer.rtcp_mux:
-        return _Mux(speaker=False, speaker_fixed=True, listener=offered)
-    if not offered:
-        return _Mux("reject" not in how.rtcp_mux, speaker_fixed=True, listener=False)
-    if how.rtcp_mux & {"accept", "reject"}:
-        return _Mux("accept" in how.rtcp_mux, speaker_fixed=True, listener=True)
-    return _Mux(speaker.rtcp_mux, speaker_fixed=False, listener=True)
-
-
-def _mux_of_answer(speaker: Party, listener: Party, offer: MediaOffer, _how: Signalling) -> _Mux:
-    """The answerer has decided for itself, and for the offerer too unless that was fixed when it offered."""
-    told = listener.rtcp_mux if listener.mux_fixed else offer.rtcp_mux
-    return _Mux(offer.rtcp_mux, speaker.mux_fixed, told)

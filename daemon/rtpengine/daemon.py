@@ -8,19 +8,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import secrets
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from rtpengine import __version__, control_tcp
 from rtpengine.call import Call
 from rtpengine.config import Config
 from rtpengine.control import DatagramListener, DatagramProtocol, NgProtocol, RtpproxyProtocol
+from rtpengine.dtls import Certificate
+from rtpengine.ice import new_foundations
+from rtpengine.keying import Tools
 from rtpengine.log import call_context, lower_level, raise_level
 from rtpengine.media import IPV4, IPV6
 from rtpengine.openser_service import OpenserService
-from rtpengine.packetpath import PacketPath, SourceConfirmed
+from rtpengine.packetpath import DtlsReceived, Event, PacketPath, SourceConfirmed, StunReceived
 from rtpengine.ports import PortPool
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService, log_final_statistics
@@ -47,7 +52,8 @@ class Daemon:
             self.path, config.num_threads, _port_pools(config), _advertised(config), time.monotonic
         )
         limits = Limits(config.timeout_s, config.silent_timeout_s)
-        self.table = CallTable(self.transport, limits, config.endpoint_learning, _log_end)
+        self._certificate = Certificate.generate(datetime.now(UTC))
+        self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), _log_end)
         self.listeners = [
             DatagramListener(sock, self._protocol(option, config), config.control_allow)
             for option, sock in sockets.items()
@@ -60,6 +66,10 @@ class Daemon:
         self._totals = (0, 0)
         self._rotate_at = time.monotonic() + CACHE_GENERATION_S
         self._refused_logged = 0
+        self._handshakes: asyncio.TimerHandle | None = None
+
+    def _tools(self, config: Config) -> Tools:
+        return Tools(secrets.token_bytes, lambda: self._certificate, new_foundations(secrets.token_bytes))
 
     def _protocol(self, option: str, config: Config) -> DatagramProtocol:
         if option == "listen-udp":
@@ -76,6 +86,7 @@ class Daemon:
         if self.tcp_socket is not None:
             await self.tcp.listen(self.tcp_socket)
         loop.add_reader(self.path.fileno(), self._on_events)
+        self.table.arm = self._arm
         ticking = loop.create_task(self._tick_forever())
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -126,12 +137,45 @@ class Daemon:
             log.warning("--control-allow kept out %d control requests", refused - self._refused_logged)
             self._refused_logged = refused
 
+        if self._certificate.expires_soon(datetime.now(UTC)):
+            self._certificate = Certificate.generate(datetime.now(UTC))
+            log.info("new certificate for DTLS")
+
     def _on_events(self) -> None:
+        now = time.monotonic()
         for event in self.path.events():
             owner = self.transport.owners.get(event.stream)
-            if owner is not None and isinstance(event, SourceConfirmed):
+            if owner is not None:
                 with call_context(*owner):
-                    log.debug("peer confirmed at %s", event.source)
+                    try:
+                        self._on_event(owner[0], event, now)
+                    except Exception:
+                        log.exception("internal error about a packet")
+
+    def _on_event(self, call_id: str, event: Event, now: float) -> None:
+        match event:
+            case SourceConfirmed():
+                log.debug("peer confirmed at %s", event.source)
+            case StunReceived():
+                self.table.receive_stun(call_id, event.stream, event.data, event.source, now)
+            case DtlsReceived():
+                self.table.receive_dtls(call_id, event.stream, event.data, event.source, now)
+
+    def _arm(self, deadline: float) -> None:
+        """Have the handshakes looked after at ``deadline``, in the loop's time, which is monotonic too."""
+        if self._handshakes is not None:
+            self._handshakes.cancel()
+        self._handshakes = asyncio.get_running_loop().call_at(deadline, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._handshakes = None
+        now = time.monotonic()
+        for call in self.table.due_handshakes(now):
+            with call_context(call.call_id):
+                try:
+                    self.table.handle_timeout(call, now)
+                except Exception:
+                    log.exception("internal error in a handshake")
 
 
 def _port_pools(config: Config) -> dict[int, PortPool]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from rtpengine.call import Call, Dialogue, Leg, Media, stream_endpoint
+from rtpengine.call import Call, Dialogue, Leg, Media
 from rtpengine.media import IPV6, Endpoint, MediaTransport, StreamState
+from rtpengine.party import Party, stream_endpoint
 
 # RFC 3551 6, in the names that the protocol has always used.
 CODECS = {
@@ -113,10 +114,13 @@ class CallReport:
                     "index": index,
                     "type": offer.kind if offer else "",
                     "protocol": party.protocol if offer is None or offer.profile else offer.protocol,
-                    "flags": ["initialized"] * (offer is not None) + ["rtcp-mux"] * party.rtcp_mux,
+                    "flags": _media_flags(party),
                     "streams": [],
                 },
             )
+            peering = side.media.ports.peering
+            if peering is not None and peering.ice_state is not None:
+                media["ICE"] = peering.ice_state
             media["streams"] += [self._stream(side, i) for i in (0, 1)]
         report: dict[str, Any] = {"tag": leg.tag, "created": self._wall(leg.created), "medias": list(medias.values())}
         if leg.active is not None:
@@ -132,6 +136,7 @@ class CallReport:
             flags = ["fallback RTCP"]
         flags += ["filled"] * (side.advertised[component] is not None) + ["confirmed"] * state.confirmed
         return {
+            **_protection(side, component),
             "local port": side.port + component,
             "endpoint": _endpoint_report(state.peer),
             "advertised endpoint": _endpoint_report(side.advertised[component]),
@@ -139,6 +144,25 @@ class CallReport:
             "flags": flags,
             "stats": {**_counters(state), "drops": state.drops},
         }
+
+
+def _media_flags(party: Party) -> list[str]:
+    return (
+        ["initialized"] * (party.offer is not None)
+        + ["rtcp-mux"] * party.rtcp_mux
+        + ["DTLS-SRTP"] * (party.keying.role != "")
+        + ["SDES"] * (party.keying.send is not None)
+        + ["ICE"] * party.reach.validates
+    )
+
+
+def _protection(side: _Side, component: int) -> dict[str, Any]:
+    """The SRTP suite of what we send, and how far DTLS has got; nothing for a plain stream."""
+    peering, stream = side.media.ports.peering, side.streams[component]
+    if peering is None:
+        return {}
+    values = {"crypto suite": peering.suite(stream), "DTLS": peering.dtls_state(stream)}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _pairs(

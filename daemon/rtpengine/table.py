@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from rtpengine import NOTICE, ProtocolError
 from rtpengine.call import RETIREMENT_S, Call, Media
-from rtpengine.media import Learning, MediaOffer, MediaPlan, MediaTransport, Signalling
+from rtpengine.keying import Tools
+from rtpengine.media import Endpoint, Learning, MediaOffer, MediaPlan, MediaTransport, Signalling
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class CallTable:
     """The calls under their call-ids.
 
     ``ended`` is told of each call and the reason (``"deleted"``, ``"timeout"``) while its streams can still be read.
+    ``arm``, once set, is told when :meth:`due_handshakes` will have something next, in monotonic seconds.
     """
 
     def __init__(
@@ -39,14 +41,18 @@ class CallTable:
         transport: MediaTransport,
         limits: Limits,
         learning: Learning,
+        tools: Tools,
         ended: Callable[[Call, str, float], None],
     ) -> None:
         self.transport = transport
         self.limits = limits
         self.learning = learning
+        self.tools = tools
+        self.arm: Callable[[float], None] | None = None
         self._ended = ended
         self._calls: dict[str, Call] = {}
         self._checks: list[tuple[float, str]] = []
+        self._deadlines: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -68,7 +74,7 @@ class CallTable:
         call = self._calls.get(call_id)
         is_new = call is None
         if call is None:
-            call = Call(call_id, now, self.learning, self.transport)
+            call = Call(call_id, now, self.learning, self.transport, self.tools)
         plans = call.offer(from_tag, offers, how, now, first)
         if is_new:
             self._calls[call_id] = call
@@ -108,7 +114,7 @@ class CallTable:
                     return
             others_remain = any(leg not in dialogue.legs for dialogue in call.dialogues)
             if others_remain:
-                call.remove_leg(leg)
+                call.remove_leg(leg, now)
                 return
         if delay_s > 0:
             call.ends_at = now + delay_s
@@ -144,12 +150,59 @@ class CallTable:
             self._check_at(call, expiry)
             self._schedule_closing(call)
 
+    # Packets for us
+
+    def receive_stun(self, call_id: str, stream: int, data: bytes, source: Endpoint, now: float) -> None:
+        """Take a STUN datagram that came to a stream of a call; for a call that has ended, nothing happens."""
+        call = self._calls.get(call_id)
+        peering = None if call is None else call.peering_at(stream)
+        if call is not None and peering is not None:
+            peering.receive_stun(stream, data, source, now)
+            self._await_handshakes(call)
+
+    def receive_dtls(self, call_id: str, stream: int, data: bytes, source: Endpoint, now: float) -> None:
+        """Take a DTLS datagram that came to a stream of a call; for a call that has ended, nothing happens."""
+        call = self._calls.get(call_id)
+        peering = None if call is None else call.peering_at(stream)
+        if call is not None and peering is not None:
+            peering.receive_dtls(stream, data, source, now)
+            self._await_handshakes(call)
+
+    def due_handshakes(self, now: float) -> list[Call]:
+        """The calls in which a handshake has waited long enough: each wants :meth:`handle_timeout`."""
+        due = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            when, call_id = heapq.heappop(self._deadlines)
+            call = self._calls.get(call_id)
+            if call is not None and when == call.next_deadline:
+                call.next_deadline = None
+                due.append(call)
+        if self._deadlines and self.arm is not None:
+            self.arm(self._deadlines[0][0])
+        return due
+
+    def handle_timeout(self, call: Call, now: float) -> None:
+        """Repeat what the handshakes of a call have lost on the way."""
+        for peering in call.peerings():
+            peering.handle_timeout(now)
+        self._await_handshakes(call)
+
+    def _await_handshakes(self, call: Call) -> None:
+        deadline = min((p.deadline for p in call.peerings() if p.deadline is not None), default=None)
+        if deadline is None or (call.next_deadline is not None and call.next_deadline <= deadline):
+            return
+        call.next_deadline = deadline
+        heapq.heappush(self._deadlines, (deadline, call.call_id))
+        if self._deadlines[0][0] == deadline and self.arm is not None:
+            self.arm(deadline)
+
     # When to look again
 
     def _signalled(self, call: Call, now: float) -> None:
         # No stream can be dead before the shorter limit has passed; looking then costs less than computing it now.
         self._check_at(call, now + min(self.limits.timeout_s, self.limits.silent_timeout_s))
         self._schedule_closing(call)
+        self._await_handshakes(call)
 
     def _schedule_closing(self, call: Call) -> None:
         for media_ports in call.media_ports:

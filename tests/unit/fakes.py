@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from random import Random
 
 from rtpengine import ProtocolError, ResourceError
+from rtpengine.dtls import Certificate
+from rtpengine.keying import Tools
 from rtpengine.media import IPV4, IPV6, Endpoint, PortSet, SrtpKeys, StreamConfig, StreamState
+
+
+@cache
+def _certificate() -> Certificate:
+    return Certificate.generate(datetime.now(UTC))
+
+
+TOOLS = Tools(Random(4).randbytes, _certificate, ("Foundation000001", "Foundation000002"))
+"""Keys and credentials that anybody could guess."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 
 from rtpengine import ProtocolError, ResourceError
 from rtpengine.call import RETIREMENT_S, Call
@@ -37,7 +37,7 @@ def transport() -> FakeTransport:
 
 @pytest.fixture
 def call(transport: FakeTransport) -> Call:
-    return Call("c", 0.0, Learning.HEURISTIC, transport)
+    return Call("c", 0.0, Learning.HEURISTIC, transport, TOOLS)
 
 
 def place(call: Call, offered: MediaOffer | None = None, answered: MediaOffer | None = None) -> None:
@@ -90,14 +90,14 @@ def test_address_families(
 
 def test_preferred_ipv6_without_an_ipv6_address_is_ipv4() -> None:
     transport = FakeTransport(families=frozenset((4,)))
-    call = Call("c", 0.0, Learning.HEURISTIC, transport)
+    call = Call("c", 0.0, Learning.HEURISTIC, transport, TOOLS)
     (plan,) = call.offer("a", [audio(A)], Signalling(prefer_ipv6=True), 1.0)
     assert plan.local == Endpoint("198.51.100.2", 30000)
 
 
 def test_an_unconfigured_family_leaves_nothing_behind() -> None:
     transport = FakeTransport(families=frozenset((4,)))
-    call = Call("c", 0.0, Learning.HEURISTIC, transport)
+    call = Call("c", 0.0, Learning.HEURISTIC, transport, TOOLS)
     with pytest.raises(ProtocolError, match="IP6 is not configured"):
         call.offer("a", [audio(A), audio(A6)], PLAIN, 1.0)
     assert not transport.opened and not call.legs and not call.dialogues
@@ -232,10 +232,10 @@ class TestForking:
     def test_removing_one_fork_keeps_the_other(self, call: Call, transport: FakeTransport) -> None:
         place(call)
         call.answer("a", "b2", [audio(B2)], PLAIN, 3.0)
-        call.remove_leg(call.leg("b2"))  # type: ignore[arg-type]
+        call.remove_leg(call.leg("b2"), 9.0)  # type: ignore[arg-type]
         assert [leg.tag for leg in call.legs] == ["a", "b"]
         assert transport.configs[30000].peer == B
-        call.remove_leg(call.leg("a"))  # type: ignore[arg-type]
+        call.remove_leg(call.leg("a"), 9.0)  # type: ignore[arg-type]
         assert not call.dialogues
         assert not call.legs
 
@@ -331,7 +331,7 @@ def test_who_may_be_learned(
 
 @pytest.mark.parametrize(("flag", "strict"), [(False, False), (True, True)])
 def test_other_learning_modes_are_strict_on_request(transport: FakeTransport, flag: bool, strict: bool) -> None:
-    call = Call("c", 0.0, Learning.DELAYED, transport)
+    call = Call("c", 0.0, Learning.DELAYED, transport, TOOLS)
     call.offer("a", [audio(A)], Signalling(strict_source=flag), 1.0)
     assert transport.configs[30002].strict is strict
 
@@ -362,7 +362,7 @@ def test_a_moved_to_ipv6_gets_ipv6_ports(call: Call, transport: FakeTransport) -
 
 
 def test_a_closed_call_is_freed_without_the_collector(transport: FakeTransport) -> None:
-    call = Call("c", 0.0, Learning.HEURISTIC, transport)
+    call = Call("c", 0.0, Learning.HEURISTIC, transport, TOOLS)
     place(call)
     gc.collect()
     gc.disable()

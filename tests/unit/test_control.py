@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 
 from rtpengine import ProtocolError, ResourceError, ng
 from rtpengine.control import DatagramListener, NgProtocol, ReplyCache, RtpproxyProtocol, bind
@@ -179,7 +179,7 @@ class TestRtpproxy:
     @pytest.fixture
     def udp(self) -> Iterator[Wire]:
         wire = Wire()
-        table = CallTable(FakeTransport(), Limits(), Learning.HEURISTIC, log_final_statistics)
+        table = CallTable(FakeTransport(), Limits(), Learning.HEURISTIC, TOOLS, log_final_statistics)
         wire.listener._protocol = RtpproxyProtocol(RtpproxyService(table, "192.0.2.1"))
         yield wire
         wire.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 import bencodepy
 import pytest
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 
 import rtpengine
 from rtpengine import (
@@ -304,7 +304,7 @@ class DocumentedTransport(FakeTransport):
 
 
 def calls_on(transport: FakeTransport) -> table.CallTable:
-    return table.CallTable(transport, table.Limits(), Learning.HEURISTIC, lambda *_: None)
+    return table.CallTable(transport, table.Limits(), Learning.HEURISTIC, TOOLS, lambda *_: None)
 
 
 def unfold(message: dict[str, Any]) -> dict[str, Any]:

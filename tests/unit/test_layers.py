@@ -14,7 +14,7 @@ LAYERS = {
     1: {"sdp", "attributes", "bencode", "ng", "stun", "srtp", "rtpproxy", "openser", "recognize"},
     2: {
         *("offers", "rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
-        *("ice", "dtls", "snapshot"),
+        *("ice", "ice_modes", "dtls", "keying", "securing", "party", "peering", "media_ports", "snapshot"),
     },
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
     4: {"control", "control_tcp", "daemon", "config", "log", "process", "transport", "__main__"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ class Proxy:
 
     def __init__(self, limit: int = 1000) -> None:
         self.transport = FakeTransport(limit=limit)
-        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, log_final_statistics)
+        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, TOOLS, log_final_statistics)
         self.service = OpenserService(self.table, lambda: (1000, 3))
         self.now = 100.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 
 from rtpengine.call import Call
 from rtpengine.media import Endpoint, Learning, MediaOffer, Signalling, StreamState
@@ -25,7 +25,7 @@ def state(peer: Endpoint, packets: int, payload_type: int | None = 0, confirmed:
 @pytest.fixture
 def call() -> Call:
     """A on 30002/30003, B on 30000/30001."""
-    call = Call("c", 1000.0, Learning.HEURISTIC, FakeTransport())
+    call = Call("c", 1000.0, Learning.HEURISTIC, FakeTransport(), TOOLS)
     call.offer("a", [audio(A)], Signalling(family=6), 1000.0)
     call.answer("a", "b", [audio(B)], PLAIN, 1004.0)
     transport = call.transport
@@ -102,7 +102,7 @@ def test_orientation(call: Call, from_tag: str, to_tag: str, tags: list[tuple[st
 
 
 def test_before_the_answer_the_other_side_has_no_tag_and_no_address() -> None:
-    call = Call("c", 1000.0, Learning.HEURISTIC, FakeTransport())
+    call = Call("c", 1000.0, Learning.HEURISTIC, FakeTransport(), TOOLS)
     call.offer("a", [audio(A)], PLAIN, 1000.0)
     answer = report(call).query()
     ((a, b),) = answer["streams"]

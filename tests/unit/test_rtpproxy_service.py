@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ class Proxy:
 
     def __init__(self, limit: int = 1000, families: frozenset[int] = frozenset((IPV4, IPV6))) -> None:
         self.transport = FakeTransport(limit=limit, families=families)
-        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, log_final_statistics)
+        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, TOOLS, log_final_statistics)
         self.service = RtpproxyService(self.table, "10.0.0.2")
         self.now = 1000.0
         self.may_be_cached = False

@@ -6,7 +6,7 @@ from typing import Any
 
 import bencodepy
 import pytest
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 
 from rtpengine import ProtocolError, ResourceError, ng
 from rtpengine.media import PROFILES, Learning
@@ -25,7 +25,7 @@ class Proxy:
 
     def __init__(self, limit: int = 1000) -> None:
         self.transport = FakeTransport(limit=limit)
-        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, log_final_statistics)
+        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, TOOLS, log_final_statistics)
         self.service = NgService(self.table)
 
     def ask(self, command: str, **keys: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 
 from rtpengine import ProtocolError, ResourceError
 from rtpengine.call import RETIREMENT_S, Call
@@ -26,7 +26,7 @@ class Bench:
         self.transport = FakeTransport()
         self.ended: list[tuple[str, str, float]] = []
         limits = Limits(timeout_s=60, silent_timeout_s=3600)
-        self.table = CallTable(self.transport, limits, Learning.HEURISTIC, self._end)
+        self.table = CallTable(self.transport, limits, Learning.HEURISTIC, TOOLS, self._end)
 
     def _end(self, call: Call, reason: str, now: float) -> None:
         assert all(self.transport.opened[p.port] for m in call.media_ports for p in m.open_sets())

@@ -1,0 +1,110 @@
+"""What is known about one party of a media section, and how it and we multiplex RTCP."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rtpengine.ice_modes import Reach
+from rtpengine.keying import Keying
+from rtpengine.media import IPV4, PROFILES, Endpoint, MediaOffer, PortSet, Profile, Signalling
+
+
+class Party(NamedTuple):
+    """What is known about the party that a media faces, from its own words and the SIP proxy's flags.
+
+    ``endpoint`` is the last one that was not null; ``protocol`` the RTP transport that it speaks.
+    ``mux_fixed``: its answer must not follow what the other party chose about rtcp-mux.
+    ``prefers`` is the DTLS role that the SIP proxy wants us to take towards it.
+    """
+
+    offer: MediaOffer | None = None
+    endpoint: Endpoint | None = None
+    protocol: str = "RTP/AVP"
+    family: int = IPV4
+    rtcp_mux: bool = False
+    mux_fixed: bool = False
+    alias: str | None = None
+    asymmetric: bool = False
+    strict: bool = False
+    handover: bool = False
+    prefers: str | None = None
+    keying: Keying = Keying()
+    reach: Reach = Reach()
+
+    @property
+    def profile(self) -> Profile:
+        """The RTP profile spoken with this party."""
+        return PROFILES[self.protocol]
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it speaks STUN, DTLS or SRTP with us."""
+        return self.reach.mode != "" or self.profile.secure
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has been told a port of ours for ICE or DTLS, which go on there whatever the other party does."""
+        return self.reach.mode != "" or self.keying.role != ""
+
+    @property
+    def stranger_allowed(self) -> bool:
+        """Whether signalling itself says that packets may come from an address that it does not name."""
+        if self.endpoint is None:
+            return False
+        return self.endpoint.is_private or self.alias is not None
+
+
+class Wanted(NamedTuple):
+    """Everything that the configuration of a media's sockets follows from."""
+
+    party: Party
+    mux_sink: bool
+    sink_profile: Profile
+    sinks: tuple[int, ...]
+    open_sets: tuple[PortSet, ...]
+
+
+def stream_endpoint(party: Party, index: int) -> Endpoint | None:
+    """Where the party says that it receives stream ``index`` (even: RTP, odd: RTCP), None while that is unknown."""
+    if party.endpoint is None:
+        return None
+    pair = index & ~1
+    address, port = party.endpoint
+    if index != pair:
+        # A multiplexing party names no RTCP port; its stray RTCP would come from the port above (RFC 3550 11).
+        rtcp = party.offer.rtcp if party.offer is not None else None
+        address, port = (address, port + 1) if rtcp is None or rtcp.is_null else rtcp
+    return Endpoint(address, port + pair) if port + pair < 65536 else None
+
+
+# rtcp-mux (RFC 5761 5.1.1): each side decides on its own, and the proxy translates between them.
+
+
+class Mux(NamedTuple):
+    """Who multiplexes from now on; ``speaker_fixed``: the answer will not change what the speaker is told."""
+
+    speaker: bool
+    speaker_fixed: bool
+    listener: bool
+
+
+def mux_of_offer(speaker: Party, listener: Party, offer: MediaOffer, how: Signalling) -> Mux:
+    """What the recipient is offered, and what the sender's answer will say about it."""
+    offered = listener.rtcp_mux or offer.rtcp_mux
+    if how.rtcp_mux & {"offer", "require"}:
+        offered = True
+    elif "demux" in how.rtcp_mux:
+        offered = False
+    if not offer.rtcp_mux:
+        return Mux(speaker=False, speaker_fixed=True, listener=offered)
+    if not offered:
+        return Mux("reject" not in how.rtcp_mux, speaker_fixed=True, listener=False)
+    if how.rtcp_mux & {"accept", "reject"}:
+        return Mux("accept" in how.rtcp_mux, speaker_fixed=True, listener=True)
+    return Mux(speaker.rtcp_mux, speaker_fixed=False, listener=True)
+
+
+def mux_of_answer(speaker: Party, listener: Party, offer: MediaOffer, _how: Signalling) -> Mux:
+    """The answerer has decided for itself, and for the offerer too unless that was fixed when it offered."""
+    told = listener.rtcp_mux if listener.mux_fixed else offer.rtcp_mux
+    return Mux(offer.rtcp_mux, speaker.mux_fixed, told)

@@ -1,0 +1,249 @@
+"""The live side of one media: our ICE agent and DTLS associations at its sockets, and the keys that come of them.
+
+Signalling says what is to be (:meth:`Peering.apply`), packets for us arrive by :meth:`Peering.receive`, and what
+follows goes to the packet path at once: replies, validated sources, keys.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from rtpengine.dtls import Certificate, DtlsClosed, DtlsConnected, DtlsEndpoint, DtlsFailed
+from rtpengine.ice import IceAgent, IceRelay
+from rtpengine.media import Endpoint, MediaTransport, SrtpKeys
+from rtpengine.party import Wanted, stream_endpoint
+
+log = logging.getLogger(__name__)
+
+_Keys = tuple[SrtpKeys | None, SrtpKeys | None]
+_NO_KEYS: _Keys = (None, None)
+
+
+class Peering:
+    """STUN, DTLS and SRTP keys of all sockets that face one party in one media section.
+
+    ``scope`` is a number that no other media of the packet path has: its SRTP contexts go by it.
+    """
+
+    def __init__(self, transport: MediaTransport, scope: int) -> None:
+        self.transport = transport
+        self.scope = scope
+        self.wanted: Wanted | None = None
+        self.agent: IceAgent | None = None
+        self.relay: tuple[IceRelay, int] | None = None
+        """What passes checks on to the other party, and which of its two parties ours is."""
+        self._keys: dict[int, _Keys] = {}
+        self._associations: dict[int, tuple[int, str]] = {}
+        self._endpoints: dict[int, DtlsEndpoint] = {}
+        self._validated: dict[int, Endpoint] = {}
+
+    # What signalling wants
+
+    def apply(self, wanted: Wanted, certificate: Certificate | None, now: float) -> None:
+        """Bring ICE, DTLS and keys in line with ``wanted``.
+
+        ``certificate`` is that of the call, needed where DTLS is. Call after the streams have been configured.
+        """
+        self.wanted = wanted
+        self._apply_ice()
+        self._apply_dtls(certificate, now)
+        keying = wanted.party.keying
+        if not keying.role or keying.send is not None:
+            for stream, _ in self._streams():
+                if stream not in self._endpoints:
+                    self._protect(stream, (keying.receive, keying.send))
+
+    def _apply_ice(self) -> None:
+        assert self.wanted is not None
+        reach = self.wanted.party.reach
+        if reach.mode == "agent":
+            assert reach.local is not None
+            if self.agent is None or self.agent.local != reach.local:
+                self.agent = IceAgent(reach.local, reach.remote, previous=self.agent)
+            self.agent.remote = reach.remote
+        else:
+            self.agent = None
+        if reach.mode != "relay":
+            self.relay = None
+
+    def _apply_dtls(self, certificate: Certificate | None, now: float) -> None:
+        assert self.wanted is not None
+        party = self.wanted.party
+        streams = dict(self._streams()) if party.keying.role else {}
+        wanted = {stream for stream, index in streams.items() if not (party.rtcp_mux and index % 2)}
+        for stream in set(self._endpoints) - wanted:
+            self._end_association(stream)
+        for stream in wanted:
+            assert certificate is not None
+            endpoint = self._endpoint(stream, certificate)
+            remote = self._validated.get(stream)
+            if remote is None and not party.reach.validates:
+                remote = stream_endpoint(party, streams[stream])
+            if party.keying.role == "active" and party.keying.fingerprints and remote is not None:
+                endpoint.start(remote, now)
+            self._drain(stream)
+
+    def _endpoint(self, stream: int, certificate: Certificate) -> DtlsEndpoint:
+        """The DTLS of one socket; a new one where signalling has begun a new association."""
+        assert self.wanted is not None
+        keying = self.wanted.party.keying
+        association = (keying.association, keying.role)
+        endpoint, known = self._endpoints.get(stream), self._associations.get(stream)
+        begun = known is not None and known[0] == keying.association
+        if endpoint is None or not begun or (known != association and endpoint.state != "connected"):
+            if endpoint is not None:
+                self._end_association(stream)
+            endpoint = DtlsEndpoint(certificate, keying.role, keying.fingerprints)
+            self._endpoints[stream] = endpoint
+            self._associations[stream] = association
+        else:
+            endpoint.expect(keying.fingerprints)
+        return endpoint
+
+    def _end_association(self, stream: int) -> None:
+        self._endpoints[stream].close()
+        self._drain(stream)
+        del self._endpoints[stream], self._associations[stream]
+        self._protect(stream, _NO_KEYS)
+
+    def _streams(self) -> Iterator[tuple[int, int]]:
+        """Each open stream with its index in its port set."""
+        assert self.wanted is not None
+        for port_set in self.wanted.open_sets:
+            for index, stream in enumerate(port_set.streams):
+                yield stream, index
+
+    def _protect(self, stream: int, keys: _Keys) -> None:
+        if self._keys.get(stream, _NO_KEYS) != keys:
+            self._keys[stream] = keys
+            self.transport.protect(stream, self.scope, *keys)
+
+    # What arrives
+
+    def handles(self, stream: int) -> bool:
+        """Whether this is one of our sockets."""
+        return self.wanted is not None and any(stream in ports.streams for ports in self.wanted.open_sets)
+
+    def receive_stun(self, stream: int, data: bytes, source: Endpoint, now: float) -> None:
+        """Take a STUN datagram."""
+        if self.agent is not None:
+            verdict = self.agent.receive(stream, data, source, now)
+            if verdict.reply is not None:
+                self.transport.send(stream, source, verdict.reply)
+            if verdict.valid:
+                self._validate(stream, source, nominated=verdict.nominated, now=now)
+        elif self.relay is not None:
+            self._relay_check(*self.relay, stream, data, source, now)
+
+    def _relay_check(self, relay: IceRelay, side: int, stream: int, data: bytes, source: Endpoint, now: float) -> None:
+        forward = relay.receive(side, stream, data, source, now)
+        if forward.valid:
+            self._validate(stream, source, nominated=forward.nominated, now=now)
+        sink = self._sink(stream) if forward.forward else None
+        if sink is not None:
+            to = forward.to or self.transport.state(sink).peer
+            if to is not None:
+                self.transport.send(sink, to, data)
+
+    def _sink(self, stream: int) -> int | None:
+        """The socket of the same component that faces the other party."""
+        assert self.wanted is not None
+        index = next(index for known, index in self._streams() if known == stream)
+        return self.wanted.sinks[index] if index < len(self.wanted.sinks) else None
+
+    def _validate(self, stream: int, source: Endpoint, *, nominated: bool, now: float) -> None:
+        if self._validated.get(stream) != source:
+            self.transport.validate(stream, source, nominated=nominated)
+            if nominated:
+                self._validated[stream] = source
+                log.info("ICE: %s nominated", source)
+        endpoint = self._endpoints.get(stream)
+        assert self.wanted is not None
+        keying = self.wanted.party.keying
+        if endpoint is not None and keying.role == "active" and keying.fingerprints:
+            endpoint.start(source, now)
+            self._drain(stream)
+
+    def receive_dtls(self, stream: int, data: bytes, source: Endpoint, now: float) -> None:
+        """Take a DTLS datagram."""
+        endpoint = self._endpoints.get(stream)
+        if endpoint is not None:
+            assert self.wanted is not None
+            endpoint.receive(data, source, now, validated=self.wanted.party.reach.validates)
+            self._drain(stream)
+
+    @property
+    def deadline(self) -> float | None:
+        """When :meth:`handle_timeout` is due, in monotonic seconds."""
+        deadlines = [endpoint.deadline for endpoint in self._endpoints.values() if endpoint.deadline is not None]
+        return min(deadlines, default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        """Repeat what has got lost."""
+        for stream, endpoint in list(self._endpoints.items()):
+            if endpoint.deadline is not None and endpoint.deadline <= now:
+                endpoint.handle_timeout(now)
+                self._drain(stream)
+
+    def _drain(self, stream: int) -> None:
+        """Pass on what the DTLS of a socket has to say."""
+        endpoint = self._endpoints[stream]
+        for remote, datagram in endpoint.take_output():
+            self.transport.send(stream, remote, datagram)
+        for event in endpoint.take_events():
+            match event:
+                case DtlsConnected():
+                    self._connected(stream, event)
+                case DtlsFailed():
+                    log.info("DTLS failed: %s", event.reason)
+                case DtlsClosed():
+                    log.info("DTLS closed by %s", event.remote)
+                    self._protect(stream, _NO_KEYS)
+
+    def _connected(self, stream: int, event: DtlsConnected) -> None:
+        log.info("DTLS connected with %s, SRTP suite %s", event.remote, event.send.suite)
+        self._protect(stream, (event.receive, event.send))
+        assert self.wanted is not None
+        if not self.wanted.party.reach.validates:
+            self.transport.validate(stream, event.remote, nominated=True)
+
+    def close(self) -> None:
+        """Say goodbye; the sockets are still open."""
+        for stream, endpoint in self._endpoints.items():
+            endpoint.close()
+            for remote, datagram in endpoint.take_output():
+                self.transport.send(stream, remote, datagram)
+
+    # What is reported
+
+    @property
+    def ice_state(self) -> str | None:
+        """How far ICE is, None where we take no part in it."""
+        if self.agent is not None:
+            return self.agent.state
+        return None if self.relay is None else "relayed"
+
+    def dtls_state(self, stream: int) -> str | None:
+        """How far DTLS is at a socket, None where there is none."""
+        endpoint = self._endpoints.get(stream)
+        return None if endpoint is None else endpoint.state
+
+    def suite(self, stream: int) -> str | None:
+        """The SRTP suite of what we send there, None without keys."""
+        keys = self._keys.get(stream, _NO_KEYS)[1]
+        return None if keys is None else keys.suite
+
+
+def join(first: Peering, second: Peering) -> None:
+    """Have two peerings of one section pass on the checks of their parties, if ICE is left to these."""
+    if first.wanted is None or second.wanted is None:
+        return
+    reaches = first.wanted.party.reach, second.wanted.party.reach
+    if any(reach.mode != "relay" for reach in reaches):
+        return
+    relay = first.relay[0] if first.relay is not None else IceRelay()
+    for side, (peering, reach) in enumerate(zip((first, second), reaches, strict=True)):
+        peering.relay = (relay, side)
+        if reach.remote is not None:
+            relay.learn(side, reach.remote)

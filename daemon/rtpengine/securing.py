@@ -1,0 +1,132 @@
+"""Keys and ICE of one section in one offer or answer: who is asked what, and what the recipient is told.
+
+Joins :mod:`~rtpengine.keying` and :mod:`~rtpengine.ice_modes` to the parties that :mod:`~rtpengine.call` knows.
+"""
+
+from __future__ import annotations
+
+from rtpengine import ice_modes, keying
+from rtpengine.ice import candidates, new_credentials
+from rtpengine.ice_modes import Reach, Telling
+from rtpengine.keying import Keying, Tools
+from rtpengine.media import Endpoint, Fingerprint, IceCredentials, IcePlan, MediaOffer, MediaPlan, Signalling
+from rtpengine.party import Party
+
+
+def is_concerned(how: Signalling, *parties: Party) -> bool:
+    """Whether there is anything to negotiate; between plain phones, which most calls are, there is not."""
+    if how.ice not in (None, "remove") or how.generate_mid:
+        return True
+    return any(party.is_peer or (party.offer is not None and party.offer.mid is not None) for party in parties)
+
+
+class Securing:
+    """One section in one offer or answer.
+
+    ``asking`` and ``asked`` are sender and recipient as they were known before it, ``offer`` is what it says.
+    """
+
+    def __init__(
+        self, asking: Party, asked: Party, offer: MediaOffer, how: Signalling, tools: Tools, *, is_offer: bool
+    ) -> None:
+        self._asking = asking
+        self._asked = Party(offer=asked.offer, protocol=asked.protocol) if how.reset and is_offer else asked
+        self._offer = offer
+        self._how = how if how.dtls or is_offer else how._replace(dtls=asked.prefers)
+        self._tools = tools
+        self._is_offer = is_offer
+        self._ice_lines = "strip"
+
+    def negotiate(self, speaker: Party, listener: Party) -> tuple[Party, Party]:
+        """Sender and recipient with their new keys and ICE."""
+        if self._offer.rejected:
+            return speaker, listener
+        if self._offer.profile is None:
+            return speaker._replace(keying=Keying(), reach=Reach()), listener._replace(keying=Keying(), reach=Reach())
+        speaker = speaker._replace(keying=self._speaker_keying(speaker))
+        listener = listener._replace(keying=self._listener_keying(speaker, listener))
+        reach, telling = self._reach(speaker, listener)
+        self._ice_lines = telling.lines
+        return speaker._replace(reach=reach), listener._replace(reach=telling.reach)
+
+    def _speaker_keying(self, speaker: Party) -> Keying:
+        if not speaker.profile.secure:
+            return Keying()
+        if self._is_offer:
+            return self._asking.keying
+        return keying.answered(self._asking.keying, self._offer)
+
+    def _listener_keying(self, speaker: Party, listener: Party) -> Keying:
+        if not listener.profile.secure:
+            return Keying()
+        same_feedback = speaker.profile.feedback == listener.profile.feedback
+        said = self._asked.offer
+        if not self._is_offer and said is not None:
+            return keying.answer_to(
+                self._asked.keying, said, speaker.keying, self._how, self._tools, same_feedback=same_feedback
+            )
+        known = self._asked.keying
+        if _is_over_tls(self._asked) != _is_over_tls(listener):
+            known = Keying()
+        return keying.offered(
+            known, self._offer, listener.protocol, self._how, self._tools, same_feedback=same_feedback
+        )
+
+    def _reach(self, speaker: Party, listener: Party) -> tuple[Reach, Telling]:
+        transparent = speaker.protocol == listener.protocol and not listener.keying.role
+        mode, known = self._how.ice, self._asked.reach
+        if self._is_offer or self._asked.offer is None:
+            telling = ice_modes.offered(known, self._offer, mode, self._credentials, transparent=transparent)
+            return self._asking.reach, telling
+        # What the answerer says of ICE concerns the offerer only if it was the offerer's that it heard.
+        transparent = transparent and self._asking.reach.mode == "relay"
+        telling = ice_modes.answer_to(
+            known, self._asked.offer, self._offer, mode, self._credentials, transparent=transparent
+        )
+        return ice_modes.answered(self._asking.reach, self._offer), telling
+
+    def _credentials(self) -> IceCredentials:
+        return new_credentials(self._tools.random)
+
+    def told(self, plan: MediaPlan, listener: Party, index: int, fingerprint: Fingerprint | None) -> MediaPlan:
+        """The plan with keys, ICE and mid; ``fingerprint`` is that of our certificate where DTLS is spoken of.
+
+        ``index`` is the number of the section, from 0.
+        """
+        role = listener.keying.role
+        return plan._replace(
+            crypto=listener.keying.told,
+            setup=("actpass" if self._is_offer else role) if role else None,
+            fingerprint=fingerprint,
+            ice=self._ice_plan(plan, listener),
+            mid=self._mid() or (str(index) if self._how.generate_mid else None),
+        )
+
+    def _ice_plan(self, plan: MediaPlan, listener: Party) -> IcePlan:
+        if self._ice_lines == "strip" or plan.local is None:
+            return IcePlan()
+        keep = self._ice_lines == "keep"
+        only_rtp = self._offer.mux_only or (plan.rtcp_mux and not self._is_offer)
+        rtcp = None if only_rtp else Endpoint(plan.local.address, plan.local.port + 1)
+        as_relay = keep and self._how.ice == "force-relay"
+        return IcePlan(
+            keep=keep,
+            keep_relays=not as_relay,
+            credentials=None if keep else listener.reach.local,
+            candidates=candidates(
+                plan.local,
+                rtcp,
+                self._tools.foundations,
+                lowest=self._offer.lowest_priority if keep else None,
+                kind="relay" if as_relay else "host",
+            ),
+        )
+
+    def _mid(self) -> str | None:
+        """An answer repeats the offerer's own name of the section (RFC 5888 9.1), of which the answerer never heard."""
+        said = self._asked.offer
+        return said.mid if said is not None and not self._is_offer else None
+
+
+def _is_over_tls(party: Party) -> bool:
+    return party.protocol.startswith("UDP/TLS/")
