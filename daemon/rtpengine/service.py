@@ -10,7 +10,7 @@ from typing import Any
 
 from rtpengine import ProtocolError, ng
 from rtpengine.call import Call
-from rtpengine.media import IPV4, PROFILES, MediaOffer, MediaPlan, Signalling
+from rtpengine.media import IPV4, MediaOffer, MediaPlan, Signalling
 from rtpengine.offers import offers
 from rtpengine.report import CallReport
 from rtpengine.rewrite import rewrite
@@ -20,8 +20,6 @@ from rtpengine.table import NOT_FOUND, CallTable
 log = logging.getLogger(__name__)
 
 Reply = dict[str, Any]
-
-NO_ICE = "ICE is not supported yet: its attributes were removed"
 
 
 class NgService:
@@ -67,16 +65,11 @@ class NgService:
         ]
         if words:
             log.info("less guarded against other sources, as the flags ask: %s", ", ".join(words))
-        said = offers(sdp, how)
-        _refuse_secure(said, how)
-        return said
+        return offers(sdp, how)
 
     def _rewritten(self, sdp: SessionDescription, how: Signalling, plans: list[MediaPlan]) -> Reply:
         fallback = self.table.transport.advertised(IPV4)
-        reply = {"result": "ok", "sdp": rewrite(sdp, how, plans, fallback)}
-        if how.ice == "force":
-            reply["warning"] = NO_ICE
-        return reply
+        return {"result": "ok", "sdp": rewrite(sdp, how, plans, fallback)}
 
     def _delete(self, command: ng.Delete, now: float, wall: float) -> Reply:
         try:
@@ -90,14 +83,6 @@ class NgService:
                 raise ProtocolError(NOT_FOUND) from None
             return {"result": "ok", "warning": NOT_FOUND}
         return {"result": "ok", **report}
-
-
-def _refuse_secure(said: list[MediaOffer], how: Signalling) -> None:
-    """Refuse the secure profiles, whose keys nobody handles yet."""
-    for protocol in [how.protocol, *[offer.protocol for offer in said if not offer.rejected]]:
-        profile = PROFILES.get(protocol or "")
-        if profile is not None and profile.secure:
-            raise ProtocolError(f"Transport protocol {protocol} is not supported yet")
 
 
 def log_final_statistics(call: Call, reason: str, now: float) -> None:

@@ -88,20 +88,12 @@ def test_keys_reach_the_body(proxy: Proxy, keys: dict[str, Any], line: str) -> N
     assert line in text(proxy.offer(replace=["session-connection"], **keys)).split("\r\n")
 
 
-@pytest.mark.parametrize(("ice", "warned"), [("force", True), ("remove", False), ("optional", False)])
-def test_who_wants_ice_is_told_that_there_is_none(proxy: Proxy, ice: str, warned: bool) -> None:
-    reply = proxy.offer(ICE=ice)
-    assert reply["result"] == "ok" and ("warning" in reply) is warned
-
-
 @pytest.mark.parametrize("name", [name for name, profile in PROFILES.items() if profile.secure])
-def test_secure_profiles_are_refused(proxy: Proxy, name: str) -> None:
-    for keys in ({"sdp": OFFER.replace("RTP/AVP", name.lower())}, {"transport_protocol": name}):
-        with pytest.raises(ProtocolError) as caught:
-            proxy.offer(**keys)
-        assert str(caught.value) == f"Transport protocol {name} is not supported yet"
-    assert len(proxy.table) == 0
-    assert proxy.offer(sdp=OFFER.replace("7000 RTP/AVP", f"0 {name}"))["result"] == "ok"
+def test_secure_profiles_come_with_keys(proxy: Proxy, name: str) -> None:
+    body = text(proxy.offer(transport_protocol=name))
+    assert f"m=audio 30000 {name} 8 0" in body
+    assert ("a=crypto:1 " in body) is not name.startswith("UDP/TLS/")
+    assert "a=setup:actpass\r\na=fingerprint:sha-256 " in body
 
 
 def test_without_trust_the_sip_source_is_the_media_address(proxy: Proxy) -> None:
