@@ -11,10 +11,22 @@ PACKAGE = Path(__file__).parent.parent.parent / "daemon" / "rtpengine"
 
 LAYERS = {
     0: {"__init__", "media"},
-    1: {"sdp", "attributes", "bencode", "ng", "stun", "srtp", "rtpproxy", "openser", "recognize"},
+    1: {"sdp", "attributes", "bencode", "ng", "stun", "srtp", "dtls_records", "rtpproxy", "openser", "recognize"},
     2: {
         *("offers", "rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
-        *("ice", "ice_modes", "dtls", "keying", "securing", "party", "peering", "media_ports", "snapshot"),
+        *(
+            "ice",
+            "ice_modes",
+            "dtls",
+            "dtls_association",
+            "dtls_library",
+            "keying",
+            "securing",
+            "party",
+            "peering",
+            "media_ports",
+            "snapshot",
+        ),
     },
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
     4: {"control", "control_tcp", "daemon", "config", "log", "process", "transport", "__main__"},
@@ -26,9 +38,11 @@ ALLOWED = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 1}, 4: {0, 1, 2, 3, 4}}
 
 # A clock, a socket, a thread or a source of randomness is handed to codecs and engines, never taken.
 SHELL_ONLY = {
-    *("asyncio", "concurrent", "datetime", "multiprocessing", "os", "random", "secrets", "select", "selectors"),
+    *("asyncio", "concurrent", "multiprocessing", "os", "random", "secrets", "select", "selectors"),
     *("signal", "socket", "socketserver", "ssl", "subprocess", "sys", "syslog", "threading", "time"),
 }
+# The types of datetime are harmless, but these methods of theirs read the clock.
+CLOCKS = {"now", "utcnow", "today"}
 PURE_LAYERS = (0, 1, 2)
 
 # Third-party packages, each with the layers that may use it.
@@ -36,7 +50,10 @@ OUTSIDE = {"bencodepy": {1}, "OpenSSL": {2}, "cryptography": {2}, "cffi": {3}, "
 
 
 def imported(source: str) -> list[tuple[int, str]]:
-    """Every absolute name that a module of the package imports, wherever in the source, with its line."""
+    """Every absolute name that a module of the package imports, wherever in the source, with its line.
+
+    A call that reads the clock of datetime counts as one of ``clock``.
+    """
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -46,6 +63,8 @@ def imported(source: str) -> list[tuple[int, str]]:
             names += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
         elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func):
             names.append((node.lineno, "importlib"))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CLOCKS:
+            names.append((node.lineno, f"clock.{node.func.attr}"))
     return names
 
 
@@ -62,6 +81,8 @@ def objection(module: str, name: str) -> str | None:
         return f"{top} hides what is imported"
     if top in SHELL_ONLY and layer in PURE_LAYERS:
         return f"layer {layer} imports {top}"
+    if top == "clock":
+        return f"layer {layer} reads the clock" if layer in PURE_LAYERS else None
     if layer not in OUTSIDE.get(top, {layer}):
         return f"layer {layer} imports {top}"
     return None
@@ -100,6 +121,8 @@ def test_imports_point_downwards(path: Path) -> None:
         ("packetpath", "from rtpengine.call import Call", "layer 3 imports call of layer 2"),
         ("call", "__import__('socket')", "importlib hides what is imported"),
         ("call", "import importlib", "importlib hides what is imported"),
+        ("call", "from datetime import datetime\nx = datetime.now()", "layer 2 reads the clock"),
+        ("dtls", "import datetime as d\ndef f(): return d.datetime.utcnow()", "layer 2 reads the clock"),
         ("novelty", "", "unknown module, add it to the table"),
     ],
 )
@@ -118,6 +141,8 @@ def test_the_checker_bites(module: str, source: str, reason: str) -> None:
         ("call", "from rtpengine.sdp import parse\nimport re, heapq"),
         ("ports", "import socket, errno\nfrom rtpengine.media import Endpoint"),
         ("daemon", "import asyncio, time\nfrom . import call, ports, control"),
+        ("dtls", "from datetime import datetime, timedelta\ndef f(now: datetime): return now + timedelta(1)"),
+        ("daemon", "from datetime import datetime\nx = datetime.now()"),
     ],
 )
 def test_the_checker_lets_the_rest_pass(module: str, source: str) -> None:
