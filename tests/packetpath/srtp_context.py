@@ -95,6 +95,12 @@ class Context:
     def verify_rtcp(self, packet: bytes) -> bytes:
         return self._run(lib.srtcp_verify, packet, None)
 
+    def is_newest(self) -> bool:
+        return bool(lib.srtp_is_newest(self.srtp))
+
+    def follow(self, receiver: Context) -> None:
+        lib.srtp_follow(self.srtp, receiver.srtp)
+
     def state(self) -> dict[int, tuple[Any, Any]]:
         """SSRC to the windows of RTP and RTCP, each one above the highest index and the bits of what was seen."""
         out = ffi.new("struct srtp_index[]", lib.SRTP_INDEX_MAX)

@@ -360,6 +360,38 @@ def test_without_a_tag_an_index_is_still_used_once() -> None:
     assert verdict(sender.protect, rtp(1, b"something else")) == REPLAY
 
 
+# Packets that are passed on as they are
+
+
+def test_whether_a_packet_is_ahead_of_all_others() -> None:
+    sender, receiver = Context(), Context()
+    made = {index: sender.protect(rtp(index)) for index in (W - 2, W - 1, W, W + 3)}
+    for index, newest in ((W - 1, True), (W - 2, False), (W + 3, True), (W, False)):
+        receiver.verify(made[index])
+        assert receiver.is_newest() is newest
+    reports = [sender.protect_rtcp(rtcp()) for _ in range(3)]
+    for report, newest in ((1, True), (0, False), (2, True)):
+        receiver.unprotect_rtcp(reports[report])
+        assert receiver.is_newest() is newest
+    assert verdict(receiver.verify, made[W]) == REPLAY
+    assert receiver.is_newest()
+
+
+@pytest.mark.parametrize("suite", ["CM128-80", "GCM128"])
+def test_a_sender_goes_on_after_what_it_passed_on(suite: str) -> None:
+    """One key, two that send with it: the party whose packets are passed on, and we for it."""
+    party, verifier, ours, peer = Context(suite), Context(suite), Context(suite), Context(suite)
+    for index in (W - 1, W, W + 5, W + 4):
+        peer.unprotect(verifier.verify(party.protect(rtp(index))))
+        ours.follow(verifier)
+        peer.unprotect_rtcp(verifier.verify_rtcp(party.protect_rtcp(rtcp())))
+        ours.follow(verifier)
+    assert ours.state() == verifier.state()
+    assert verdict(ours.protect, rtp(W + 4, b"something else")) == REPLAY
+    assert peer.unprotect(ours.protect(rtp(W + 6))) == rtp(W + 6)
+    assert peer.unprotect_rtcp(ours.protect_rtcp(rtcp())) == rtcp()
+
+
 # Snapshots and hand-over
 
 
