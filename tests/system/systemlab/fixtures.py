@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from systemlab import netns
-from systemlab.attack import Outcome
 from systemlab.daemon import PROGRAM, Daemon
+from systemlab.live import Live, LiveDialogue
 from systemlab.media import Dialogue, Party
 from systemlab.netns import Host, Lab
 
 PORTS = ("--port-min=30000", "--port-max=30999")
 MakeParty = Callable[..., Party]
 MakeCall = Callable[..., Dialogue]
-RecordAttack = Callable[[str, str, Outcome], None]
-# What the attacks of this run have measured, for the table at its end.
-ATTACKS: list[tuple[str, str, Outcome]] = []
+MakeLiveCall = Callable[..., LiveDialogue]
 
 
 @pytest.fixture(scope="session")
@@ -93,10 +93,30 @@ def call(daemon: Daemon, lab: Lab, party: MakeParty) -> Iterator[MakeCall]:
 
 
 @pytest.fixture
-def attack_record() -> RecordAttack:
-    """Note the outcome of an attack for the table."""
+def live_call(daemon: Daemon, lab: Lab) -> Iterator[MakeLiveCall]:
+    """Make a dialogue between hosts A and B, whose media are described by one dictionary or a list of them each."""
+    made: list[LiveDialogue] = []
 
-    def record(attack: str, variant: str, outcome: Outcome) -> None:
-        ATTACKS.append((attack, variant, outcome))
+    def make(caller: Any, callee: Any, families: tuple[int, int] = (4, 4)) -> LiveDialogue:
+        parties = Party(lab.a, families[0]), Party(lab.b, families[1])
+        made.append(LiveDialogue(daemon.ng, *parties))
+        for each, about in zip(parties, (caller, callee), strict=True):
+            for one in about if isinstance(about, list) else [about]:
+                each.add(make=Live, **one)
+        return made[-1]
 
-    return record
+    yield make
+    for dialogue in made:
+        if daemon.alive:
+            dialogue.ng.command("delete", call_id=dialogue.call_id, from_tag="")
+        dialogue.caller.close()
+        dialogue.callee.close()
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine in a loop of its own; a hook for conftest files to import."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    asyncio.run(pyfuncitem.obj(**wanted))
+    return True

@@ -71,6 +71,12 @@ class Section:
         """Whether rtcp-mux is offered or accepted (RFC 5761)."""
         return "a=rtcp-mux" in self.lines
 
+    def value(self, name: str) -> str:
+        """The value of an attribute that must be there once."""
+        found = [line.partition(":")[2] for line in self.lines if line.startswith(f"a={name}:")]
+        assert len(found) == 1, (name, self.lines)
+        return found[0]
+
     @property
     def endpoint(self) -> Address:
         """Where RTP is wanted."""
@@ -120,6 +126,12 @@ class Media:
     ssrc: int = field(default_factory=lambda: _random.getrandbits(32))
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(_random.randrange(1000, 30000)))
     remote: Section | None = None
+    answering: bool = False
+    to_answer: bool = False
+
+    def told(self, section: Section) -> None:
+        """Take what the relay says about this media: its offer if ``to_answer``, else its answer."""
+        self.remote = section
 
     @property
     def rtp(self) -> socket.socket:
@@ -181,10 +193,18 @@ class Party:
     media: list[Media] = field(default_factory=list)
     session_lines: list[str] = field(default_factory=list)
 
-    def add(self, *, pairs: int = 1, rtcp_port_distance: int = 1, address: str | None = None, **about: Any) -> Media:
+    def add(
+        self,
+        *,
+        pairs: int = 1,
+        rtcp_port_distance: int = 1,
+        address: str | None = None,
+        make: type[Media] = Media,
+        **about: Any,
+    ) -> Media:
         """Open the sockets of one more media and describe it."""
         ports = [2 * i + j for i in range(pairs) for j in (0, rtcp_port_distance)]
-        media = Media(open_ports(self.host, address or self.host.address(self.family), ports), pairs=pairs, **about)
+        media = make(open_ports(self.host, address or self.host.address(self.family), ports), pairs=pairs, **about)
         self.media.append(media)
         return media
 
@@ -234,11 +254,14 @@ class Dialogue:
 
     def _sdp_request(self, command: str, speaker: Party, listener: Party, keys: dict[str, Any]) -> list[Section]:
         keys = {"flags": ["trust-address"], "replace": ["origin", "session-connection"], "ICE": "remove", **keys}
+        for media in speaker.media:
+            media.answering = command == "answer"
         reply = self.ng.ok(command, call_id=self.call_id, sdp=speaker.sdp(), **keys)
         found = sections(reply["sdp"])
         assert len(found) == len(speaker.media)
         for media, section in zip(listener.media, found, strict=False):
-            media.remote = section
+            media.to_answer = command == "offer"
+            media.told(section)
         return found
 
     def offer(self, caller: Party | None = None, **keys: Any) -> list[Section]:
