@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
-from rtpengine import __version__, packetpath
+from rtpengine import __version__, packetpath, srtp
 from rtpengine.log import FACILITIES
 from rtpengine.media import Learning
 
@@ -30,6 +30,7 @@ DEFAULT_SILENT_TIMEOUT_S = 3_600
 DEFAULT_PORT_MIN = 30_000
 DEFAULT_PORT_MAX = 40_000
 DEFAULT_LOG_LEVEL = 6
+ICE_MODES = ("optional", "default", "remove", "force")
 
 Network = IPv4Network | IPv6Network
 
@@ -60,7 +61,8 @@ class Config:
 
     ``advertised_ip`` and ``advertised_ip6`` are never None where the address that they stand for is set.
     An empty ``control_allow`` serves every source; ``control_allow_implied``: nobody chose the networks in it.
-    ``trust_sdp``: offers and answers without a flag are treated as if they had ``trust address``.
+    ``trust_sdp``: offers and answers without a flag are treated as if they had ``trust address``; ``ice_default`` is
+    what counts as their ``ICE``. ``srtp_suites`` are names of ``srtp.SUITES``, the preferred ones first.
     """
 
     table: int
@@ -86,6 +88,8 @@ class Config:
     endpoint_learning: Learning
     poll_pause_us: int
     trust_sdp: bool
+    ice_default: str
+    srtp_suites: tuple[str, ...]
     control_allow: tuple[Network, ...]
     control_allow_implied: bool
 
@@ -228,6 +232,15 @@ def _networks(value: str) -> tuple[Network, ...]:
     return tuple(ip_network(text.strip(), strict=False) for text in value.split(","))
 
 
+def _suites(value: str) -> tuple[str, ...]:
+    """Names of suites in any case, each once."""
+    names = tuple(dict.fromkeys(name.strip().upper() for name in value.split(",")))
+    unknown = next((name for name in names if name not in srtp.SUITES), None)
+    if unknown is not None:
+        raise ValueError(f"{unknown!a} is none of {', '.join(srtp.SUITES)}")
+    return names
+
+
 class _Option(NamedTuple):
     """One row of the option table; ``metavar``, which stands for the type too, is empty for a flag."""
 
@@ -238,6 +251,7 @@ class _Option(NamedTuple):
     default: object = None
 
 
+_SUITES = ",".join(name for name in srtp.SUITES if name not in srtp.WEAK)
 _CPUS = min(len(os.sched_getaffinity(0)), MAX_THREADS)
 _OPTIONS = (
     _Option("version", "v", "", "Print the version and exit"),
@@ -268,15 +282,21 @@ _MORE_OPTIONS = (
     _Option("log-stderr", "", "", "Log to standard error instead of syslog"),
     _Option("control-allow", "", "NET[,NET...]", "Sources that control requests are accepted from"),
     _Option("trust-sdp", "", "", "Without a flag, trust the addresses in the SDP"),
+    _Option("ice-default", "", "MODE", "ICE for ng: optional, default, remove or force (%(default)s)", "optional"),
+    _Option("srtp-suites", "", "NAME[,NAME...]", "SRTP suites, the preferred first (all but F8, NULL)", _SUITES),
     _Option("endpoint-learning", "", "MODE", "heuristic, delayed, immediate or off (%(default)s)", "heuristic"),
     _Option("num-threads", "", "INT", f"Media threads, 1 to {MAX_THREADS} (one per CPU)", _CPUS),
     _Option("poll-pause", "", "USECS", "Longest pause between polls, 0 for none (%(default)s)", DEFAULT_POLL_PAUSE_US),
 )
 _WITH_VALUE = [option for option in _OPTIONS + _MORE_OPTIONS if option.metavar]
 
-# What argparse checks at once, by metavar; the rest has its turn in _STEPS.
+# What argparse checks at once, by metavar or by name; the rest has its turn in _STEPS.
 _INTEGERS = ("INT", "SECS", "USECS")
-_CHOICES = {"NAME": tuple(FACILITIES), "MODE": tuple(mode.name.lower() for mode in Learning)}
+_CHOICES = {
+    "log-facility": tuple(FACILITIES),
+    "endpoint-learning": tuple(mode.name.lower() for mode in Learning),
+    "ice-default": ICE_MODES,
+}
 
 # Parts that do not exist yet, in the order of their checks.
 _UNAVAILABLE = {
@@ -317,7 +337,7 @@ def _kind(option: _Option) -> dict[str, Any]:
     """What argparse is told about an option with a value, or about a flag."""
     if not option.metavar:
         return {"action": "help" if option.name == "help" else "store_true"}
-    checks = {"type": _integer if option.metavar in _INTEGERS else str, "choices": _CHOICES.get(option.metavar)}
+    checks = {"type": _integer if option.metavar in _INTEGERS else str, "choices": _CHOICES.get(option.name)}
     return {"metavar": option.metavar, "default": option.default, **checks}
 
 
@@ -449,6 +469,7 @@ _STEPS: tuple[_Step, ...] = (
     _read("port-max", _within(1, 65_535)),
     _check_ports,
     _read("control-allow", _networks),
+    _read("srtp-suites", _suites),
     _read("endpoint-learning", lambda name: Learning[name.upper()]),
     _read("num-threads", _within(1, MAX_THREADS)),
     _read("poll-pause", _within(0, MAX_POLL_PAUSE_US), "_us"),

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rtpengine import ProtocolError, ResourceError, ng, rtpproxy
 from rtpengine.log import RateLimited, call_context
+from rtpengine.ng_keys import Defaults
 from rtpengine.recognize import name_protocol
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService
@@ -74,19 +75,19 @@ class DatagramProtocol(Protocol):
 
 
 class NgProtocol:
-    """The ng protocol. ``trust_sdp``: addresses in the SDP count where no flag says otherwise."""
+    """The ng protocol. Where a request does not say, ``trust_sdp`` and ``ice_default``, a mode of ``ICE``, count."""
 
     split = staticmethod(ng.split)
 
-    def __init__(self, service: NgService, *, trust_sdp: bool = False) -> None:
+    def __init__(self, service: NgService, *, trust_sdp: bool = False, ice_default: str = "optional") -> None:
         self._service = service
-        self._trust_sdp = trust_sdp
+        self._defaults = Defaults(trust_sdp, ice_default)
 
     def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
         """Run a command; a bad one ends as one error reply."""
         call_id = ""
         try:
-            command = ng.parse(request, self._trust_sdp)
+            command = ng.parse(request, self._defaults)
             call_id = getattr(command, "call_id", "")
             with call_context(call_id):
                 reply = self._service.execute(command, now, wall)
@@ -101,7 +102,7 @@ class NgProtocol:
     def call_id(self, request: bytes) -> str:
         """As the request names it; a request that cannot be read names none."""
         try:
-            return getattr(ng.parse(request, self._trust_sdp), "call_id", "")
+            return getattr(ng.parse(request, self._defaults), "call_id", "")
         except ProtocolError:
             return ""
 

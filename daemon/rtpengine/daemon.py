@@ -74,7 +74,7 @@ class Daemon:
     def _protocol(self, option: str, config: Config) -> DatagramProtocol:
         if option == "listen-udp":
             return RtpproxyProtocol(RtpproxyService(self.table, config.ip))
-        return NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp)
+        return NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp, ice_default=config.ice_default)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT; ``ready`` is called once everything listens."""

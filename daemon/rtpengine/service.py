@@ -21,12 +21,36 @@ log = logging.getLogger(__name__)
 
 Reply = dict[str, Any]
 
+MAX_UNKNOWN_WORDS = 100
+OTHER_WORDS = "others"
+
+
+class UnknownWords:
+    """How often requests had words that mean nothing to us: ``counts`` by ``key: word``, each logged once.
+
+    Of MAX_UNKNOWN_WORDS different ones; all further ones count as OTHER_WORDS.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def count(self, words: tuple[str, ...]) -> None:
+        """Take what one request had."""
+        for word in words:
+            if word not in self.counts:
+                if len(self.counts) >= MAX_UNKNOWN_WORDS:
+                    word = OTHER_WORDS
+                else:
+                    log.info("ignored, here and in later requests, what is not known: %s", word)
+            self.counts[word] = self.counts.get(word, 0) + 1
+
 
 class NgService:
-    """Executes parsed ng commands on a :class:`CallTable`."""
+    """Executes parsed ng commands on a :class:`CallTable`; ``unknown`` are the words that had no effect."""
 
     def __init__(self, table: CallTable) -> None:
         self.table = table
+        self.unknown = UnknownWords()
 
     def execute(self, command: ng.Command, now: float, wall: float) -> Reply:
         """Run one command at ``now`` (monotonic seconds; ``wall`` is UNIX time) and return the reply dictionary.
@@ -49,11 +73,13 @@ class NgService:
         raise AssertionError(f"no such command: {command}")
 
     def _offer(self, command: ng.Offer, now: float) -> Reply:
+        self.unknown.count(command.unknown)
         sdp = SessionDescription.parse(command.sdp)
         plans = self.table.offer(command.call_id, command.from_tag, self._said(sdp, command.how), command.how, now)
         return self._rewritten(sdp, command.how, plans)
 
     def _answer(self, command: ng.Answer, now: float) -> Reply:
+        self.unknown.count(command.unknown)
         sdp = SessionDescription.parse(command.sdp)
         said = self._said(sdp, command.how)
         plans = self.table.answer(command.call_id, command.from_tag, command.to_tag, said, command.how, now)

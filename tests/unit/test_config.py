@@ -40,6 +40,17 @@ DEFAULTS = Config(
     endpoint_learning=Learning.HEURISTIC,
     poll_pause_us=DEFAULT_PAUSE_US,
     trust_sdp=False,
+    ice_default="optional",
+    srtp_suites=(
+        "AES_CM_128_HMAC_SHA1_80",
+        "AEAD_AES_256_GCM",
+        "AEAD_AES_128_GCM",
+        "AES_256_CM_HMAC_SHA1_80",
+        "AES_192_CM_HMAC_SHA1_80",
+        "AES_CM_128_HMAC_SHA1_32",
+        "AES_256_CM_HMAC_SHA1_32",
+        "AES_192_CM_HMAC_SHA1_32",
+    ),
     control_allow=(),
     control_allow_implied=False,
 )
@@ -79,6 +90,14 @@ OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
         "",
         "192.0.2.4/24, 2001:db8::/32",
         {"control_allow": (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))},
+    ),
+    *[("ice-default", "", mode, {"ice_default": mode}) for mode in ("optional", "default", "remove", "force")],
+    ("srtp-suites", "", "AEAD_AES_256_GCM", {"srtp_suites": ("AEAD_AES_256_GCM",)}),
+    (
+        "srtp-suites",
+        "",
+        "null_hmac_sha1_32, F8_128_HMAC_SHA1_80,NULL_HMAC_SHA1_32",
+        {"srtp_suites": ("NULL_HMAC_SHA1_32", "F8_128_HMAC_SHA1_80")},
     ),
     *[("endpoint-learning", "", mode.name.lower(), {"endpoint_learning": mode}) for mode in Learning],
     ("num-threads", "", str(MAX_WORKERS), {"num_threads": MAX_WORKERS}),
@@ -232,6 +251,10 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         # words
         (["--log-facility=kern"], "--log-facility: "),
         (["--endpoint-learning=Off"], "--endpoint-learning: "),
+        *[([f"--ice-default={text}"], "--ice-default: ") for text in ("", "Force", "force-relay", "heuristic")],
+        (["--srtp-suites="], "--srtp-suites: '' is none of AES_CM_128_HMAC_SHA1_80, AEAD_AES_256_GCM, "),
+        (["--srtp-suites=AES_CM_128_HMAC_SHA1_80,x\u00e9"], "--srtp-suites: 'X\\xc9' is none of "),
+        (["--srtp-suites=AES_CM_128_HMAC_SHA1_80,"], "--srtp-suites: '' is none of "),
         *[(["--control-allow", text], "--control-allow: ") for text in ("", "x", "10.0.0.0/33", "10.0.0.0/8,")],
         (["--pidfile="], "--pidfile: "),
         # parts that do not exist yet

@@ -22,6 +22,7 @@ from rtpengine import (
     control,
     control_tcp,
     ng,
+    ng_keys,
     openser,
     ports,
     process,
@@ -37,6 +38,7 @@ from rtpengine.packetpath import _DROP_REASONS
 from rtpengine.recognize import name_protocol
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService
+from rtpengine.srtp import PROFILES, SUITES, WEAK
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "daemon" / "rtpengine"
@@ -64,6 +66,7 @@ DEFAULTS = {
     "advertised-ip6": "as `--ip6`",
     "num-threads": "one per CPU",
     "control-allow": "see below",
+    "srtp-suites": "all but F8, NULL",
 }
 
 
@@ -114,35 +117,35 @@ def test_defaults_that_no_field_has() -> None:
     assert MINIMAL.control_allow == ()
 
 
-NG_SOURCE = (PACKAGE / "ng.py").read_text()
 KEYS = {
     spelling.decode()
-    for value in vars(ng).values()
+    for value in vars(ng_keys).values()
     if isinstance(value, tuple) and value and all(isinstance(form, bytes) for form in value)
     for spelling in value[:2]
 }
-FLAGS = set(re.findall(r'b"([\w-]+)" (?:not )?in (?:flags|_words)', NG_SOURCE))
+LISTED = (ng_keys.FLAG_WORDS, ng_keys.RTCP_MUX_WORDS, ng_keys.REPLACE_WORDS, ng_keys.TRANSPORT_WORDS)
+CHOSEN = (ng_keys.ICE_WORDS, ng_keys.DTLS_WORDS, ng_keys.SDES_WORDS)
 WORDS = [
     *sorted(KEYS),
-    *sorted(FLAGS),
-    *sorted(word.decode() for word in (*ng._RTCP_MUX_WORDS, *ng._REPLACE_WORDS, *ng._TRANSPORT_WORDS, *ng._ICE_WORDS)),
+    *sorted(word.decode() for known in (*LISTED, *CHOSEN) for word in known),
     *sorted(command.decode() for command in ng._COMMANDS if b"-" not in command),
 ]
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_the_protocol_table_has_every_word(word: str) -> None:
-    protocol = README.partition("\n## The ng protocol\n")[2].partition("\n## ")[0]
-    forms = {word} if word in KEYS else {word, word.replace("-", " ")}
+    readme = README.partition("\n## The ng protocol\n")[2].partition("\n## ")[0]
+    protocol = readme if word in KEYS else readme + PROTOCOL
+    forms = {word} if word in KEYS else {word, word.replace("-", " "), word.replace("-", "_")}
     assert any(f"`{form}`" in protocol for form in forms)
 
 
 def test_words_were_found_in_the_source() -> None:
     assert {"media address", "media-address", "call-id", "sdp", "ICE", "rtpp-flags"} <= KEYS
-    assert {"trust-address", "asymmetric", "no-rtcp-attribute", "fatal", "SIP-source-address"} <= FLAGS
+    assert {"trust-address", "fatal", "demux", "origin", "DTLS", "force-relay", "unencrypted-srtp"} <= {*WORDS}
 
 
-NG_MODULES = ("ng", "call", "table", "transport", "ports", "service", "offers", "rewrite", "control", "sdp")
+NG_MODULES = ("ng", "ng_keys", "call", "table", "transport", "ports", "service", "offers", "rewrite", "control", "sdp")
 OLDER_MODULES = ("rtpproxy", "openser", "rtpproxy_service", "openser_service", "call", "table", "transport", "ports")
 
 
@@ -230,7 +233,7 @@ NUMBERS = [
     (README, f"0 (none) to {config.MAX_POLL_PAUSE_US}"),
     (README, f"| {config.EXIT_FAILURE} | start-up failed"),
     (README, f"rtpengine {rtpengine.__version__} is ready"),
-    (README, f"more than {ng.MAX_IDENTIFIER} bytes"),
+    (README, f"more than {ng_keys.MAX_IDENTIFIER} bytes"),
     (README, f"(up to {max(process._OPEN_FILES)})"),
     (README, f"fewer than {FEW_DESCRIPTORS} files"),
     (PROTOCOL, f"| Request | {ng.MAX_REQUEST} bytes |"),
@@ -273,6 +276,14 @@ def test_sizing_counts_the_default_range() -> None:
 def test_each_learning_mode_is_explained(mode: Learning) -> None:
     assert f"| `{mode.name.lower()}` |" in README
     assert f"`{mode.name.lower()}`" in section(MEDIA, "The other modes") or mode is Learning.HEURISTIC
+
+
+def test_each_suite_is_listed() -> None:
+    listed = {row[0].partition("`, only")[0].strip("`"): row for row in rows(section(PROTOCOL, "SDES"))[: len(SUITES)]}
+    assert list(listed) == list(SUITES)
+    assert {name for name, row in listed.items() if "only if the option names it" in row[0]} == WEAK
+    assert {name for name, row in listed.items() if row[1]} == {suite.name for suite in PROFILES.values()}
+    assert set(MINIMAL.srtp_suites) == set(SUITES) - WEAK
 
 
 def test_each_drop_reason_is_explained() -> None:

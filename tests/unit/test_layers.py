@@ -11,7 +11,10 @@ PACKAGE = Path(__file__).parent.parent.parent / "daemon" / "rtpengine"
 
 LAYERS = {
     0: {"__init__", "media"},
-    1: {"sdp", "attributes", "bencode", "ng", "stun", "srtp", "dtls_records", "rtpproxy", "openser", "recognize"},
+    1: {
+        *("sdp", "attributes", "srtp", "stun", "dtls_records", "bencode", "ng", "ng_keys"),
+        *("rtpproxy", "openser", "recognize"),
+    },
     2: {
         *("offers", "rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
         *(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtpengine import ProtocolError, ng
-from rtpengine.media import Signalling
+from rtpengine.media import SdesPolicy, Signalling
+from rtpengine.ng_keys import Defaults
 
 SDP = b"v=0\r\no=- 1 1 IN IP4 198.51.100.1\r\ns=-\r\nc=IN IP4 198.51.100.1\r\nt=0 0\r\nm=audio 2000 RTP/AVP 0\r\n"
 
@@ -54,11 +55,16 @@ def request(command: str = "offer", **more: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
+def offer(keys: dict[str, Any], defaults: Defaults = Defaults()) -> ng.Offer:  # noqa: B008
+    """An offer with these additional keys."""
+    command = ng.parse(bencode({**request(), **keys}), defaults)
+    assert isinstance(command, ng.Offer)
+    return command
+
+
 def signalling(keys: dict[str, Any], trust_default: bool = False) -> Signalling:
     """What an offer with these additional keys asks for."""
-    command = ng.parse(bencode({**request(), **keys}), trust_default)
-    assert isinstance(command, ng.Offer)
-    return command.how
+    return offer(keys, Defaults(trust_default)).how
 
 
 def test_split_keeps_every_byte_of_cookie_and_payload() -> None:
@@ -72,7 +78,7 @@ def test_split_refuses_a_datagram_without_usable_cookie(datagram: bytes) -> None
         ng.split(datagram)
 
 
-PLAIN = Signalling(trust_address=False)
+PLAIN = Signalling(trust_address=False, ice="optional")
 KAMAILIO = (
     b"d8:supportsl10:load limite3:sdp3:v=0"
     b"5:flagsl13:trust-address9:symmetrice7:replacel6:origin18:session-connectione"
@@ -220,6 +226,8 @@ KEYS: list[tuple[str, Any, Any, dict[str, Any]]] = [
     ("rtcp mux", ["demux"], ["offer"], {"rtcp_mux": frozenset({"demux"})}),
     ("via branch", "z9", "z8", {"via_branch": "z9"}),
     ("ICE", "force", "remove", {"ice": "force"}),
+    ("DTLS", "passive", "off", {"dtls": "passive"}),
+    ("SDES", ["nonew"], [], {"sdes": SdesPolicy(fresh_keys=False)}),
     ("flags", ["asymmetric"], [], {"asymmetric": True}),
     ("replace", ["origin"], [], {"replace": frozenset({"origin"})}),
     ("direction", ["internal", "external"], [], {"prefer_ipv6": True}),
@@ -229,10 +237,11 @@ FORMS = [("blank", " "), ("hyphen", "-"), ("underscore", "_")]
 
 
 BOTH = frozenset({"origin", "session-connection"})
+DTLS_FLAGS = {"protocol": "UDP/TLS/RTP/SAVP", "dtls": "passive", "generate_mid": True}
 
 
 def expected(**effect: Any) -> Signalling:
-    return Signalling(**{"trust_address": False, **effect})
+    return PLAIN._replace(**effect)
 
 
 @pytest.mark.parametrize(("form", "joint"), FORMS)
@@ -289,7 +298,9 @@ def test_every_spelling_of_the_identifiers(form: str, joint: str) -> None:
             ({"replace": [f"session{joint}connection"]}, {"replace": frozenset({"session-connection"})})
             for joint in " -_"
         ],
-        ({"flags": ["symmetric", "reset", "directional", "", ["x"], {"y": "z"}, 7]}, {}),
+        *[({"flags": [f"generate{joint}mid"]}, {"generate_mid": True}) for joint in " -_"],
+        ({"flags": ["reset"]}, {"reset": True}),
+        ({"flags": ["symmetric", "directional", "", ["x"], {"y": "z"}, 7]}, {}),
         ({"replace": ["username", "SDP version", "zero address"]}, {}),
         (
             {"rtcp-mux": ["offer", "demux", "accept", "reject", "require", "maybe"]},
@@ -323,15 +334,18 @@ def test_every_spelling_of_the_identifiers(form: str, joint: str) -> None:
         ({"transport protocol": "RTP/XYZ"}, {}),
         ({"transport protocol": b"\xff"}, {}),
         ({"ICE": "remove"}, {"ice": "remove"}),
-        *[({"ICE": word}, {}) for word in ("force-relay", "default", "optional", "Remove")],
+        *[({"ICE": word}, {"ice": word}) for word in ("force", "force-relay", "default", "optional")],
+        *[({"ICE": word}, {"ice": "force-relay"}) for word in ("force_relay", "force relay")],
+        *[({"ICE": word}, {}) for word in ("Remove", "", "lite", b"\xff")],
+        *[({"DTLS": word}, {"dtls": word}) for word in ("off", "passive", "active")],
+        *[({"DTLS": word}, {"dtls": "off"}) for word in ("no", "disable")],
+        *[({"DTLS": word}, {}) for word in ("", "yes", "Off")],
         # what means something to others
         (
             {
                 "TOS": 184,
                 "codec": {"strip": ["all"]},
-                "SDES": ["off"],
                 "T.38": ["decode"],
-                "DTLS": "off",
                 "sip-message-type": "sip_request",
                 "record call": "on",
             },
@@ -354,6 +368,17 @@ def test_every_spelling_of_the_identifiers(form: str, joint: str) -> None:
         ({"rtpp-flags": "RTP/SAVP", "transport_protocol": "RTP/AVP"}, {"protocol": "RTP/AVP"}),
         ({"rtpp-flags": "ICE=force media-address=192.0.2.9"}, {"ice": "force", "media_address": "192.0.2.9"}),
         ({"rtpp-flags": "ICE=force", "ICE": "remove"}, {"ice": "remove"}),
+        ({"rtpp-flags": "DTLS=passive DTLS generate_mid"}, DTLS_FLAGS),
+        # words of other lists among the flags
+        ({"flags": ["replace-origin", "replace_session connection"]}, {"replace": BOTH}),
+        ({"flags": ["rtcp-mux-demux", "rtcp_mux_accept"]}, {"rtcp_mux": frozenset({"demux", "accept"})}),
+        ({"flags": ["external", "direction=external"]}, {"prefer_ipv6": True}),
+        ({"flags": ["SDES-off"]}, {"sdes": SdesPolicy(off=True)}),
+        # Kamailio makes a string of a word with an equals sign
+        ({"rtcp-mux": "demux"}, {"rtcp_mux": frozenset({"demux"})}),
+        ({"rtcp mux": "demux", "rtcp-mux": ["offer"]}, {"rtcp_mux": frozenset({"offer"})}),
+        ({"SDES": "off"}, {"sdes": SdesPolicy(off=True)}),
+        ({"replace": "origin", "flags": "asymmetric", "direction": "external"}, {}),
         ({"rtpp-flags": "internal external"}, {"prefer_ipv6": True}),
         ({"rtpp-flags": "direction=priv direction=internal direction=external"}, {"prefer_ipv6": True}),
         ({"rtpp-flags": "address-family=IP6 via-branch=z"}, {"family": 6, "via_branch": "z"}),
@@ -381,6 +406,94 @@ def test_signalling(keys: dict[str, Any], effect: dict[str, Any]) -> None:
 )
 def test_trust(flags: list[str], default: bool, trusted: bool) -> None:
     assert signalling({"flags": flags}, default).trust_address is trusted
+
+
+@pytest.mark.parametrize("mode", ["optional", "default", "remove", "force"])
+@pytest.mark.parametrize(
+    ("key", "chosen"),
+    [({}, None), ({"ICE": "nonsense"}, None), ({"ICE": ["force"]}, None), ({"ICE": "force"}, "force")],
+)
+def test_ice_by_default(mode: str, key: dict[str, Any], chosen: str | None) -> None:
+    assert offer(key, Defaults(ice=mode)).how.ice == (chosen or mode)
+
+
+SDES_UNKNOWN = ["static", "no-AES-X", "order-B", "only-C"]
+CM_80, CM_32, GCM = "AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32", "AEAD_AES_256_GCM"
+
+
+@pytest.mark.parametrize(
+    ("words", "policy"),
+    [
+        ([], {}),
+        *[([word], {"off": True}) for word in ("off", "no", "disable")],
+        (["pad"], {}),
+        (["lifetime"], {"lifetime": True}),
+        (["nonew"], {"fresh_keys": False}),
+        *[([f"unencrypted{joint}srtp"], {"unencrypted_srtp": True}) for joint in "-_"],
+        (["encrypted_srtp"], {"unencrypted_srtp": False}),
+        (["unencrypted_srtcp"], {"unencrypted_srtcp": True}),
+        (["encrypted_srtcp"], {"unencrypted_srtcp": False}),
+        (["unauthenticated_srtp"], {"unauthenticated_srtp": True}),
+        (["authenticated_srtp"], {"unauthenticated_srtp": False}),
+        (["unencrypted_srtp", "encrypted_srtp"], {"unencrypted_srtp": False}),
+        ([f"no-{CM_32}"], {"without": frozenset({CM_32})}),
+        ([f"no-{CM_32}", f"no_{GCM.lower()}"], {"without": frozenset({CM_32, GCM})}),
+        ([f"only-{CM_80.replace('_', '-')}", f"only-{GCM}"], {"only": frozenset({CM_80, GCM})}),
+        ([f"order:{GCM};{CM_80}"], {"order": (GCM, CM_80)}),
+        ([f"order:{GCM},{CM_80}"], {"order": (GCM, CM_80)}),
+        ([f"order:{GCM}", f"order:{CM_80}"], {"order": (GCM, CM_80)}),
+        (
+            [f"order:{GCM}", f"no-{CM_32}", "lifetime"],
+            {"order": (GCM,), "without": frozenset({CM_32}), "lifetime": True},
+        ),
+        # what is not known forbids nothing, and allows nothing either
+        (["no-AES_X", "no-", "order:AES_X;", "order", "only", CM_80, ["off"], "OFF"], {}),
+        (["only-AES_X"], {"only": frozenset({"unknown"})}),
+        (["only-AES_X", f"only-{CM_80}"], {"only": frozenset({"unknown", CM_80})}),
+    ],
+    ids=str,
+)
+def test_sdes(words: list[Any], policy: dict[str, Any]) -> None:
+    assert offer({"SDES": words}).how.sdes == SdesPolicy(**policy)
+    if all(isinstance(word, str) for word in words):
+        for keys in (
+            {"flags": [f"SDES-{word}" for word in words]},
+            {"rtpp-flags": " ".join(f"SDES-{w}" for w in words)},
+        ):
+            assert offer(keys).how.sdes == SdesPolicy(**policy)
+
+
+@pytest.mark.parametrize(
+    ("keys", "unknown"),
+    [
+        ({}, []),
+        ({"flags": ["trust-address", "symmetric", "fatal", "SDES-off", "reset"], "replace": ["origin"]}, []),
+        ({"flags": ["directional", "no redis_update", ["x"], 5]}, ["flags: directional", "flags: no-redis-update"]),
+        ({"flags": ["replace-SDP-version", "rtcp-mux-maybe"]}, ["rtcp-mux: maybe", "replace: SDP-version"]),
+        ({"replace": ["username", "username"]}, ["replace: username"] * 2),
+        ({"rtcp-mux": ["", "offer"]}, ["rtcp-mux: "]),
+        ({"SDES": ["static", "no-AES_X", f"order:{GCM};B", "only-C"]}, [f"SDES: {w}" for w in SDES_UNKNOWN]),
+        ({"ICE": "lite"}, ["ICE: lite"]),
+        ({"DTLS": "maybe"}, ["DTLS: maybe"]),
+        ({"ICE": "", "DTLS": 5}, []),
+        (
+            {"address family": "IPX", "transport_protocol": "UDPTL"},
+            ["address-family: IPX", "transport-protocol: UDPTL"],
+        ),
+        ({"media-address": "192.0.2.300"}, ["media-address: no address"]),
+        ({"direction": ["eth0", "internal"], "T.38": ["decode"], "unheard-of": "x"}, []),
+        ({"rtpp-flags": "trust-address loop-protect KEY=VALUE SDES-pad"}, ["flags: loop-protect"]),
+        ({"flags": ["\n\x00'x" + "y" * 99]}, ["flags: \\n\\x00'x" + "y" * 60]),
+        ({"flags": [b"\xff"]}, ["flags: \\xff"]),
+    ],
+    ids=str,
+)
+def test_what_is_not_known_is_named_each_time(keys: dict[str, Any], unknown: list[str]) -> None:
+    """The second request is answered from the memory of the first; it has the unknown words all the same."""
+    for _ in range(2):
+        assert list(offer(keys).unknown) == unknown
+        command = ng.parse(bencode({**request("answer"), **keys}))
+        assert isinstance(command, ng.Answer) and list(command.unknown) == unknown
 
 
 @pytest.mark.parametrize(
@@ -487,7 +600,12 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 def test_mutated_requests_are_refused_or_understood() -> None:
     originals = [
         KAMAILIO,
-        bencode(request("answer", **{"rtpp-flags": "trust-address replace-origin RTP/SAVP ICE=remove"})),
+        bencode(
+            request(
+                "answer",
+                **{"rtpp-flags": "trust-address SDES-off SDES-only-AES_CM_128_HMAC_SHA1_80 RTP/SAVP ICE=remove"},
+            )
+        ),
         bencode(request("delete", flags=["fatal"], **{"delete-delay": 30})),
         bencode(request("offer", codec={"strip": ["a", {"b": [1]}]}, direction=["a", "external"], TOS=184)),
     ]

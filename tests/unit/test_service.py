@@ -10,7 +10,7 @@ from fakes import TOOLS, FakeTransport
 
 from rtpengine import ProtocolError, ResourceError, ng
 from rtpengine.media import PROFILES, Learning
-from rtpengine.service import NgService, log_final_statistics
+from rtpengine.service import MAX_UNKNOWN_WORDS, NgService, UnknownWords, log_final_statistics
 from rtpengine.table import NOT_FOUND, CallTable, Limits
 
 OFFER = (
@@ -140,3 +140,24 @@ def test_ports_exhausted() -> None:
 def test_a_call_without_media_lines(proxy: Proxy) -> None:
     body = OFFER.partition("m=")[0]
     assert text(proxy.offer(sdp=body)) == body
+
+
+def test_words_that_are_not_known_are_counted(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for _ in range(2):
+        assert proxy.offer(flags=["trust-address", "loop-protect"], SDES=["static"])["result"] == "ok"
+    proxy.answer(flags=["loop protect"], DTLS="maybe")
+    with pytest.raises(ProtocolError):
+        proxy.offer(flags=["loop-protect"], sdp="v=1")
+    assert proxy.service.unknown.counts == {"flags: loop-protect": 4, "SDES: static": 2, "DTLS: maybe": 1}
+    told = [record.getMessage().rpartition("not known: ")[2] for record in caplog.records if "ignored" in record.msg]
+    assert told == ["flags: loop-protect", "SDES: static", "DTLS: maybe"]
+
+
+def test_counting_words_takes_little_memory() -> None:
+    unknown = UnknownWords()
+    for number in range(MAX_UNKNOWN_WORDS + 50):
+        unknown.count((f"flags: x{number}", "flags: x0"))
+    assert len(unknown.counts) == MAX_UNKNOWN_WORDS + 1
+    assert unknown.counts["flags: x0"] == MAX_UNKNOWN_WORDS + 51
+    assert unknown.counts["others"] == 50
