@@ -14,7 +14,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 
 import bencodepy
-from fakes import FakeTransport
+from fakes import TOOLS, FakeTransport
 
 from rtpengine.control import NgProtocol
 from rtpengine.media import Learning
@@ -50,7 +50,7 @@ class PaperProxy:
 
     def __init__(self) -> None:
         self.transport = FakeTransport()
-        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, log_final_statistics)
+        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, TOOLS, log_final_statistics)
         self._protocol = NgProtocol(NgService(self.table))
         self._now = 1000.0
 
