@@ -1,7 +1,12 @@
-"""ffmpeg and GStreamer speak and listen through the relay; what is heard is, byte for byte, what was said."""
+"""ffmpeg and GStreamer speak and listen through the relay; what is heard is, byte for byte, what was said.
+
+ffmpeg does so over SRTP too, with keys from the SDP (RFC 4568).
+"""
 
 from __future__ import annotations
 
+import base64
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +17,7 @@ from typing import NamedTuple
 import pytest
 from systemlab.daemon import wait_until
 from systemlab.fixtures import MakeCall, MakeParty
-from systemlab.media import Media, connection_line
+from systemlab.media import Dialogue, Media, connection_line
 from systemlab.netns import Host, Lab
 
 SECONDS = 3
@@ -60,6 +65,20 @@ def _speech(directory: Path, codec: Codec) -> Path:
     return said
 
 
+def _sends_with(media: Media) -> list[str]:
+    """The options that make ffmpeg protect with the keys that the SDP of its party names."""
+    (line,) = media.lines
+    _, suite, keys = line.split()
+    return ["-srtp_out_suite", suite, "-srtp_out_params", keys.removeprefix("inline:")]
+
+
+def _receives_with(media: Media) -> list[str]:
+    """The line with the keys that the relay protects with, in the suite that the party itself has named."""
+    assert media.remote
+    suites = [line.split()[1] for line in media.lines]
+    return [line for line in media.remote.lines if line.startswith("a=crypto:") and line.split()[1] in suites]
+
+
 def _url(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
@@ -67,16 +86,18 @@ def _url(address: str) -> str:
 def _ffmpeg_speaks(codec: Codec, said: Path, media: Media) -> list[str]:
     assert media.remote
     ports = f"localrtpport={media.port}&localrtcpport={media.port + 1}&rtcpport={media.remote.port + 1}"
-    target = f"rtp://{_url(media.remote.address)}:{media.remote.port}?{ports}&pkt_size={FRAME + 12}"
+    scheme, keys = ("rtp", []) if media.protocol == "RTP/AVP" else ("srtp", _sends_with(media))
+    target = f"{scheme}://{_url(media.remote.address)}:{media.remote.port}?{ports}&pkt_size={FRAME + 12}"
     source = ["-f", codec.raw, "-ar", str(RATE), "-ac", "1", "-re", "-i", str(said)]
-    return ["ffmpeg", "-v", "error", *source, "-c:a", "copy", "-f", "rtp", target]
+    return ["ffmpeg", "-v", "error", *source, "-c:a", "copy", "-f", "rtp", *keys, target]
 
 
 def _ffmpeg_listens(codec: Codec, heard: Path, media: Media) -> list[str]:
     sdp = heard.with_suffix(".sdp")
     lines = ["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=-", connection_line(media.address), "t=0 0"]
-    sdp.write_text("\r\n".join([*lines, f"m=audio {media.port} RTP/AVP {codec.payload_type}", ""]))
-    options = ["-v", "error", "-y", "-protocol_whitelist", "file,udp,rtp", "-i", str(sdp)]
+    lines += [f"m=audio {media.port} {media.protocol} {codec.payload_type}", *_receives_with(media)]
+    sdp.write_text("\r\n".join([*lines, ""]))
+    options = ["-v", "error", "-y", "-protocol_whitelist", "file,udp,rtp,srtp", "-i", str(sdp)]
     return ["ffmpeg", *options, "-c:a", "copy", "-flush_packets", "1", "-f", codec.raw, str(heard)]
 
 
@@ -132,17 +153,22 @@ def test_what_is_said_is_heard(
 ) -> None:
     for name in ("ffmpeg", speaker, listener):
         _needs(*PACKAGES[name])
-    said, heard = _speech(tmp_path, codec), tmp_path / "heard.raw"
     formats = {"formats": str(codec.payload_type)}
     dialogue = call(party(lab.a, caller_family, **formats), party(lab.b, callee_family, **formats))
     dialogue.offer(address_family=f"IP{callee_family}")
     dialogue.answer()
+    _hears(lab, dialogue, tmp_path, speaker, listener, codec)
+
+
+def _hears(lab: Lab, dialogue: Dialogue, directory: Path, speaker: str, listener: str, codec: Codec) -> None:
+    """Let the callee's program hear what the caller's says."""
+    said, heard = _speech(directory, codec), directory / "heard.raw"
     caller, callee = dialogue.caller.audio, dialogue.callee.audio
     speak, listen = SPEAKERS[speaker](codec, said, caller), LISTENERS[listener](codec, heard, callee)
     port = callee.port
     dialogue.caller.close()  # their ports are the programs' from here on
     dialogue.callee.close()
-    logs = [tmp_path / "listener.log", tmp_path / "speaker.log"]
+    logs = [directory / "listener.log", directory / "speaker.log"]
     with _running(lab.b, logs[0], listen) as listening:
         assert wait_until(lambda: _listening(listening, port)), (
             f"the listener did not bind its port: {logs[0].read_text()}"
@@ -154,6 +180,35 @@ def test_what_is_said_is_heard(
     rtp = dialogue.query()["streams"][0][0]
     assert rtp["stats"]["rtp"]["counters"]["packets"] >= SECONDS * RATE // FRAME - 1
     assert rtp["codec"] == {"PCMU": "G711u", "PCMA": "G711a"}[codec.name]
+
+
+SUITES = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32")
+
+
+@pytest.mark.parametrize(
+    ("caller_suite", "callee_suite"),
+    [(SUITES[0], None), (None, SUITES[0]), (SUITES[1], None), (SUITES[0], SUITES[0])],
+    ids=lambda suite: suite or "RTP",
+)
+def test_what_is_said_is_heard_over_srtp(
+    lab: Lab, party: MakeParty, call: MakeCall, tmp_path: Path, caller_suite: str | None, callee_suite: str | None
+) -> None:
+    _needs(*PACKAGES["ffmpeg"])
+    dialogue = call(party(lab.a), party(lab.b))
+    if caller_suite:
+        _encrypt(dialogue.caller.audio, caller_suite, "1")
+    offered = dialogue.offer(transport_protocol="RTP/SAVP" if callee_suite else "RTP/AVP")[0].lines
+    if callee_suite:
+        (tag,) = [line[9:].split()[0] for line in offered if line.startswith("a=crypto:") and callee_suite in line]
+        _encrypt(dialogue.callee.audio, callee_suite, tag)
+    dialogue.answer()
+    _hears(lab, dialogue, tmp_path, "ffmpeg", "ffmpeg", CODECS[0])
+
+
+def _encrypt(media: Media, suite: str, tag: str) -> None:
+    """Let a party speak SRTP, with keys of its own."""
+    keys = base64.b64encode(random.randbytes(30)).decode()
+    media.protocol, media.lines = "RTP/SAVP", [f"a=crypto:{tag} {suite} inline:{keys}"]
 
 
 def _assert_heard(said: bytes, heard: bytes) -> None:

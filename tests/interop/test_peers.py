@@ -1,0 +1,177 @@
+"""Browsers and phones of others call each other through the daemon; each must hear the tone that the other says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peers import baresip, chromium
+from peers.aiortc_peer import Aiortc
+from peers.baresip import Baresip
+from peers.chromium import Chromium
+from peers.party import Call, Peer
+from peers.picture import pictures
+from peers.plain import PlainPhone, parts_of
+from systemlab.daemon import Daemon, wait_until
+from systemlab.netns import Host, Lab
+
+PURE = 0.9
+PATIENCE_S = 10
+PICTURES = 10
+SENDER_REPORT, RTP_FEEDBACK, PAYLOAD_FEEDBACK = 200, 205, 206
+MakePeer = Callable[[str, Host], AbstractContextManager[Peer]]
+
+
+@pytest.fixture(scope="module")
+def browser(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    if reason := chromium.missing():
+        pytest.skip(reason)
+    with Chromium(lab.c, tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def peer(request: pytest.FixtureRequest, tmp_path: Path) -> MakePeer:
+    """Make a party by the name that the cases below have for it."""
+
+    def of_baresip(host: Host, encryption: str) -> Baresip:
+        if reason := baresip.missing():
+            pytest.skip(reason)
+        directory = tmp_path / host.namespace
+        directory.mkdir()
+        return Baresip(host, directory, encryption, 700 if host.number == 11 else 800)
+
+    def of_browser(_: Host) -> AbstractContextManager[Peer]:
+        used: Chromium = request.getfixturevalue("browser")
+        request.addfinalizer(used.hang_up)
+        return nullcontext(used)
+
+    makers: dict[str, Callable[[Host], AbstractContextManager[Peer]]] = {
+        "phone": PlainPhone,
+        "IPv6 phone": lambda host: PlainPhone(host, 6),
+        "AVPF phone": lambda host: PlainPhone(host, feedback=True),
+        "aiortc": Aiortc,
+        "Chromium": of_browser,
+        "baresip with SDES": lambda host: of_baresip(host, "srtp-mand"),
+        "baresip with DTLS": lambda host: of_baresip(host, "dtls_srtp"),
+    }
+    return lambda name, host: makers[name](host)
+
+
+CASES = [
+    ("Chromium", "phone"),
+    ("phone", "Chromium"),
+    ("Chromium", "IPv6 phone"),
+    ("AVPF phone", "Chromium"),
+    ("aiortc", "phone"),
+    ("phone", "aiortc"),
+    ("baresip with SDES", "phone"),
+    ("phone", "baresip with SDES"),
+    ("baresip with DTLS", "phone"),
+    ("phone", "baresip with DTLS"),
+    ("Chromium", "baresip with SDES"),
+    ("baresip with SDES", "Chromium"),
+    ("baresip with DTLS", "Chromium"),
+    ("Chromium", "aiortc"),
+    ("aiortc", "Chromium"),
+    ("baresip with SDES", "baresip with SDES"),
+    ("baresip with DTLS", "baresip with SDES"),
+]
+
+
+@pytest.mark.parametrize(("caller", "callee"), CASES, ids=[" calls ".join(case) for case in CASES])
+def test_each_hears_the_other(lab: Lab, daemon: Daemon, peer: MakePeer, caller: str, callee: str) -> None:
+    with peer(caller, lab.a) as a, peer(callee, lab.b) as b:
+        call = Call(daemon.ng, a, b)
+        call.place()
+        _assert_heard(call)
+        assert (a.state, b.state) == ("connected", "connected")
+        for party in (a, b):
+            if isinstance(party, Chromium):
+                _assert_secure(party, daemon)
+        if isinstance(b, PlainPhone):
+            _assert_reported(b)
+        call.delete()
+
+
+def _assert_heard(call: Call) -> None:
+    for listener, speaker in ((call.caller, call.callee), (call.callee, call.caller)):
+
+        def hears(listener: Peer = listener, frequency: float = speaker.tone) -> bool:
+            return listener.heard().purity(frequency) > PURE
+
+        assert wait_until(hears, PATIENCE_S), f"{listener} hears nothing of {speaker}; {_account(call)}"
+
+
+def _account(call: Call) -> str:
+    """What tells why a call has failed."""
+    bodies = "\n".join(f"--- {i}\n{body}" for i, body in enumerate(call.seen))
+    return f"states {call.caller.state} and {call.callee.state}\n{bodies}\n{call.query()}"
+
+
+def _assert_secure(browser: Chromium, daemon: Daemon) -> None:
+    """What the browser itself says of its connection."""
+    (transport,) = browser.stats("transport")
+    assert transport["dtlsState"] == "connected" and transport["srtpCipher"]
+    (pair,) = browser.stats("candidate-pair", id=transport["selectedCandidatePairId"])
+    (remote,) = browser.stats("remote-candidate", id=pair["remoteCandidateId"])
+    assert remote["address"] == daemon.lab.relay.address(4)
+    # the other party's sender reports have reached it, so RTCP flows under SRTCP too
+    assert wait_until(lambda: bool(browser.stats("remote-outbound-rtp", kind="audio")), PATIENCE_S)
+
+
+def _assert_reported(phone: PlainPhone) -> None:
+    """A sender report has come, readable as a plain phone has to read it."""
+
+    def has_report() -> bool:
+        return any(kind == SENDER_REPORT for report in phone.reports for kind, _ in parts_of(report))
+
+    assert wait_until(has_report, PATIENCE_S), phone.reports
+
+
+@pytest.mark.parametrize("feedback", [False, True], ids=["AVP", "AVPF"])
+@pytest.mark.parametrize("browser_calls", [True, False], ids=["Chromium calls", "Chromium is called"])
+def test_video(
+    lab: Lab, daemon: Daemon, browser: Chromium, monkeypatch: pytest.MonkeyPatch, browser_calls: bool, feedback: bool
+) -> None:
+    monkeypatch.setattr(browser, "video", True)
+    with PlainPhone(lab.b, video=True, feedback=feedback) as phone:
+        call = Call(daemon.ng, *((browser, phone) if browser_calls else (phone, browser)))
+        call.place()
+        try:
+            _assert_heard(call)
+            assert browser.state == "connected"
+            _assert_seen(browser, phone, call)
+            _assert_feedback(browser, phone)
+        finally:
+            browser.hang_up()
+            call.delete()
+
+
+def _assert_seen(browser: Chromium, phone: PlainPhone, call: Call) -> None:
+    """The phone gets pictures that can be decoded, and the browser decodes those that the phone sends back."""
+    assert wait_until(lambda: _inbound(browser).get("framesDecoded", 0) >= PICTURES, PATIENCE_S), (
+        f"{_inbound(browser)}\n{len(phone.video)} packets\n{_account(call)}"
+    )
+    shown = pictures(list(phone.video))
+    assert len(shown) >= PICTURES
+    assert {(picture.width, picture.height) for picture in shown} == {(640, 480)}
+
+
+def _inbound(browser: Chromium) -> dict[str, Any]:
+    return next(iter(browser.stats("inbound-rtp", kind="video")), {})
+
+
+def _assert_feedback(browser: Chromium, phone: PlainPhone) -> None:
+    """A phone that knows feedback gets the browser's, and is obeyed; another never sees any."""
+    kinds = {part for report in phone.reports for part in parts_of(report)}
+    (sent,) = browser.stats("outbound-rtp", kind="video")
+    if phone.wants["transport-protocol"] == "RTP/AVPF":
+        assert (PAYLOAD_FEEDBACK, 1) in kinds
+        assert sent["pliCount"] >= 1 and sent["keyFramesEncoded"] >= 2
+    else:
+        assert not {kind for kind, _ in kinds} & {RTP_FEEDBACK, PAYLOAD_FEEDBACK}
+        assert not sent["pliCount"]
