@@ -53,7 +53,7 @@ build: $(VENV)/.built ## the daemon, runnable as .venv/bin/rtpengine
 run: build ## start the daemon with ARGS
 	@exec $(VENV)/bin/rtpengine $(ARGS)
 
-demo: apt-demo build ## three calls through the daemon with real speech; ARGS=--keep leaves it up
+demo: apt-demo build $(VENV)/.needs-demo ## four calls through the daemon with real speech; ARGS=--keep leaves it up
 	@$(PYTHON) tests/demo/demo.py $(ARGS)
 
 test: apt-test build $(VENV)/.needs-test ## every test, with coverage; as root also in network namespaces

@@ -1,4 +1,4 @@
-"""The three calls: what is signalled, what the parties do meanwhile, and what must come of it."""
+"""The four calls: what is signalled, what the parties do meanwhile, and what must come of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from measure import PATIENCE_NS, StreamResult, measure
-from ng_client import Counters, NgClient, NgError, counters
+from ng_client import Counters, NgClient, NgError, counters, suites
 from phone import Activity, Phone
-from phone_sdp import PhoneSdp, address_type, parse, rewriting_faults
+from phone_sdp import SECURE, PhoneSdp, address_type, parse, rewriting_faults
 from report import StreamReport, live_line, progress_line
 from screen import Screen
+from secure_line import SecureLineError
+from secure_phone import SecurePhone
 from speech import FRAME_MS, PCMA, PCMU, Recording, write_wav
 
 _IPV4, _IPV6 = "127.0.0.1", "::1"
@@ -32,12 +34,13 @@ class Act(NamedTuple):
 
 
 class CallPlan(NamedTuple):
-    """A call from Alice at 127.0.0.1 to Bob at ``bob_host``."""
+    """A call from Alice at 127.0.0.1 to Bob at ``bob_host``; with ``secure`` Bob has what a browser has."""
 
     number: int
     title: str
     bob_host: str
     acts: tuple[Act, ...]
+    secure: bool = False
 
     @property
     def frames(self) -> int:
@@ -61,6 +64,7 @@ PLANS = (
     CallPlan(1, "IPv4 to IPv4", _IPV4, (Act("talking", 245),)),
     CallPlan(2, "IPv4 to IPv6", _IPV6, (Act("talking", 245),)),
     CallPlan(3, "hold and resume by re-INVITE", _IPV4, _HOLD),
+    CallPlan(4, "plain RTP to DTLS-SRTP with ICE", _IPV4, (Act("talking", 245),), secure=True),
 )
 
 
@@ -85,7 +89,8 @@ class DemoCall:
 
     def run(self, alice_says: Recording, bob_says: Recording, output: Path) -> CallOutcome:
         """Place the call and end it; NgError if the daemon refuses. Writes what both heard into ``output``."""
-        with Phone("Alice", _IPV4, alice_says) as alice, Phone("Bob", self._plan.bob_host, bob_says) as bob:
+        bob_has = SecurePhone if self._plan.secure else Phone
+        with Phone("Alice", _IPV4, alice_says) as alice, bob_has("Bob", self._plan.bob_host, bob_says) as bob:
             done = 0
             for act in self._plan.acts:
                 self._signal(act, alice, bob)
@@ -103,30 +108,49 @@ class DemoCall:
         """Exchange offer and answer through the daemon, as a SIP proxy does for an INVITE and its 200."""
         self._version += 1
         offer = PhoneSdp("alice", alice.address, _formats(alice), self._version, act.direction, act.null_address)
-        family = {"direction": ["internal", "external"]} if bob.address.host == _IPV6 else {}
-        self._tell("offer", offer, bob, {**family, "address family": address_type(bob.address.host)})
+        keys: dict[str, object] = {"address family": address_type(bob.address.host)}
+        if bob.address.host == _IPV6:
+            keys["direction"] = ["internal", "external"]
+        if bob.protocol == SECURE:
+            keys |= {"transport protocol": SECURE, "ICE": "force", "rtcp-mux": ["offer"]}
+        self._tell("offer", offer, bob, keys)
         answer_direction = {"sendonly": "recvonly"}.get(act.direction, act.direction)
-        answer = PhoneSdp("bob", bob.address, _formats(bob), self._version, answer_direction)
+        answer = PhoneSdp(
+            "bob", bob.address, _formats(bob), self._version, answer_direction,
+            protocol=bob.protocol, attributes=bob.attributes,
+        )  # fmt: skip
         self._tell("answer", answer, alice, {"to-tag": "bob-tag", "address family": "IP4"})
         if self._version == 1:
             self._screen.say(f"  Bob was told {bob.told.rtp} instead of Alice's {alice.address},")
             self._screen.say(f"  Alice was told {alice.told.rtp} instead of Bob's {bob.address}")
+            if isinstance(bob, SecurePhone):
+                self._secure(bob)
+
+    def _secure(self, phone: SecurePhone) -> None:
+        """Let a phone agree with the daemon on keys, and show which."""
+        try:
+            phone.connect()
+        except SecureLineError as error:
+            raise NgError(f"{phone.name}'s phone: {error}") from error
+        secured = phone.secured
+        self._screen.say(f"  {phone.name}'s phone found the daemon by ICE; its certificate has the right fingerprint")
+        self._screen.say(f"  {secured.dtls}, {secured.cipher}; SRTP suite {secured.suite}")
 
     def _tell(self, command: str, body: PhoneSdp, recipient: Phone, keys: dict[str, object]) -> None:
         """Send ``body`` through the daemon to ``recipient``."""
         request = {
             **self._keys,
-            **keys,
             "sdp": body.serialize(),
             "flags": ["trust address"],
             "replace": ["origin", "session connection"],
             "ICE": "remove",
             "received from": [address_type(body.rtp.host), body.rtp.host],
+            **keys,
         }
         recipient.told = parse(str(self._ng.request(command, request).get("sdp", "")))
         if not recipient.told.rtp.port:
             raise NgError(f"{recipient.name} was told no media port after the {command}")
-        faults = rewriting_faults(body, recipient.told, recipient.address.host, self._ports)
+        faults = rewriting_faults(body, recipient.told, recipient.address.host, self._ports, recipient.protocol)
         self._faults += [f"{recipient.name}'s SDP after the {command}: {fault}" for fault in faults]
 
     def _play(self, act: Act, alice: Phone, bob: Phone, done: int) -> None:
@@ -178,13 +202,13 @@ class DemoCall:
     def _compare_counters(self, reply: Mapping[str, Any], alice: Phone, bob: Phone) -> None:
         """Compare what the daemon says to have received, in its ``reply`` to a query, with what the parties sent."""
         for phone, tag in ((alice, "alice-tag"), (bob, "bob-tag")):
-            counted = counters(reply, tag)
-            sent = Counters(len(phone.said), len(phone.reports_sent))
-            text = f"the daemon counted {counted.rtp} RTP and {counted.rtcp} RTCP packets from {phone.name}"
+            counted, sent = counters(reply, tag), _sent(phone)
             if counted == sent:
-                self._screen.say(f"  {text[0].upper()}{text[1:]}, as many as were sent")
+                self._screen.say(f"  The daemon counted {counted} from {phone.name}, as many as were sent")
             else:
-                self._faults.append(f"{text}, who sent {sent.rtp} and {sent.rtcp}")
+                self._faults.append(f"the daemon counted {counted} from {phone.name}, who sent {sent}")
+            if isinstance(phone, SecurePhone) and suites(reply, tag) != {phone.secured.suite}:
+                self._faults.append(f"the daemon names another suite for {phone.name}: {suites(reply, tag)}")
 
     def _report(self, speaker: Phone, listener: Phone, output: Path) -> StreamReport:
         result = measure(speaker.law, speaker.said, listener.heard)
@@ -208,6 +232,12 @@ def _live(speaker: Phone, listener: Phone) -> tuple[str, StreamResult]:
     # Copies, because both lists grow meanwhile; first what was heard, so that all of it has been said.
     heard = list(listener.heard)
     return f"{speaker.name} > {listener.name}", measure(speaker.law, list(speaker.said), heard, time.time_ns())
+
+
+def _sent(phone: Phone) -> Counters:
+    """What the daemon should have received."""
+    packets, reports = len(phone.said), len(phone.reports_sent)
+    return Counters(shared=packets + reports) if isinstance(phone, SecurePhone) else Counters(packets, reports)
 
 
 def _formats(phone: Phone) -> tuple[int, ...]:

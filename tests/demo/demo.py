@@ -1,4 +1,4 @@
-"""Shows the main job done: three calls with real speech through the daemon, on loopback, in about 20 seconds.
+"""Shows the main job done: four calls with real speech through the daemon, on loopback, in about 25 seconds.
 
 Run from the repository root as ``.venv/bin/python tests/demo/demo.py``; exit status 0 if all went well.
 """
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Place three calls with real speech through rtpengine on loopback.")
+    parser = argparse.ArgumentParser(description="Place four calls with real speech through rtpengine on loopback.")
     parser.add_argument("--keep", action="store_true", help="leave the daemon up afterwards, until Ctrl-C")
     parser.add_argument("--rtpengine", metavar="PATH", default=".venv/bin/rtpengine", help="the daemon (%(default)s)")
     parser.add_argument(

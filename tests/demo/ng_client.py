@@ -20,10 +20,14 @@ class NgError(Exception):
 
 
 class Counters(NamedTuple):
-    """Packets that the daemon received from one party."""
+    """Packets that the daemon received from one party: RTP, RTCP, and either on a port that both share."""
 
-    rtp: int
-    rtcp: int
+    rtp: int = 0
+    rtcp: int = 0
+    shared: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.shared} RTP and RTCP packets" if self.shared else f"{self.rtp} RTP and {self.rtcp} RTCP packets"
 
 
 class NgClient:
@@ -75,16 +79,24 @@ class NgClient:
 
 def counters(reply: Mapping[str, Any], tag: str) -> Counters:
     """What a ``query`` reply says was received from the party with ``tag``; NgError if it does not say."""
+    kinds = {("RTP",): 0, ("RTCP",): 0, ("RTP", "RTCP"): 0}
     try:
-        streams = [stream for media in reply["tags"][tag]["medias"] for stream in media["streams"]]
-        by_kind = {kind: _packets(streams, kind) for kind in ("RTP", "RTCP")}
+        for stream in _streams(reply, tag):
+            kind = tuple(name for name in ("RTP", "RTCP") if name in stream["flags"])
+            if kind:
+                kinds[kind] += int(stream["stats"]["packets"])
     except (KeyError, TypeError) as error:
         raise NgError(f"the reply to query says nothing of the packets from {tag}") from error
-    return Counters(by_kind["RTP"], by_kind["RTCP"])
+    return Counters(*kinds.values())
 
 
-def _packets(streams: list[Any], kind: str) -> int:
-    return sum(int(stream["stats"]["packets"]) for stream in streams if kind in stream["flags"])
+def suites(reply: Mapping[str, Any], tag: str) -> set[str]:
+    """The SRTP suites that a ``query`` reply names for the party with ``tag``."""
+    return {stream["crypto suite"] for stream in _streams(reply, tag) if "crypto suite" in stream}
+
+
+def _streams(reply: Mapping[str, Any], tag: str) -> list[Any]:
+    return [stream for media in reply["tags"][tag]["medias"] for stream in media["streams"]]
 
 
 def _text(value: object) -> object:

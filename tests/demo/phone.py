@@ -12,7 +12,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from measure import Heard, Said
-from phone_sdp import Address, Told
+from phone_sdp import PLAIN, Address, Told
 from speech import FRAME_MS, FRAME_SAMPLES, Recording
 from wire import RtpPacket, parse_rtp, sender_report
 
@@ -64,9 +64,20 @@ class Phone:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.hang_up()
-        self._ear.join()
+        if self._ear.is_alive():
+            self._ear.join()
         self._rtp.close()
         self._rtcp.close()
+
+    @property
+    def protocol(self) -> str:
+        """The transport of its m= line."""
+        return PLAIN
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What its SDP says beyond the usual, without ``a=``."""
+        return ()
 
     @property
     def cname(self) -> str:
@@ -100,7 +111,7 @@ class Phone:
         ).serialize()
         self._talkspurt_begins = False
         self.said.append(Said(sequence, self._timestamp, payload, time.time_ns(), withheld=unheard))
-        self._rtp.sendto(packet, self.told.rtp)
+        self._send(packet)
 
     def _payload(self, activity: Activity) -> bytes:
         if activity is Activity.SPEAK_UNHEARD:
@@ -115,7 +126,7 @@ class Phone:
         octets = packets * FRAME_SAMPLES
         report = sender_report(self._ssrc, time.time(), self._timestamp, packets, octets, self.cname)
         self.reports_sent.append(report)
-        self._rtcp.sendto(report, self.told.rtcp)
+        self._send_control(report)
 
     def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -125,12 +136,21 @@ class Phone:
                 for key, _ in selector.select(0.1):
                     key.data()
 
+    def _send(self, packet: bytes) -> None:
+        self._rtp.sendto(packet, self.told.rtp)
+
+    def _send_control(self, report: bytes) -> None:
+        self._rtcp.sendto(report, self.told.rtcp)
+
     def _hear(self) -> None:
         data, ancillary, _, source = self._rtp.recvmsg(_MAX_DATAGRAM, socket.CMSG_SPACE(_TIMESPEC.size))
-        received_ns = _arrival_ns(ancillary)
+        from_relay = source[:2] == self.told.rtp or self.told.null_address
+        self._note(data, _arrival_ns(ancillary), from_relay)
+
+    def _note(self, data: bytes, received_ns: int, from_relay: bool) -> None:
+        """Write down what has come on the RTP socket."""
         # What is no RTP was never said: it must show up as a stray packet.
         packet = parse_rtp(data) or RtpPacket(-1, -1, 0, 0, data)
-        from_relay = source[:2] == self.told.rtp or self.told.null_address
         self.heard.append(
             Heard(packet.payload_type, packet.sequence, packet.timestamp, packet.payload, received_ns, from_relay)
         )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+# Transports of the m= line (RFC 3551, RFC 5764).
+PLAIN, SECURE = "RTP/AVP", "UDP/TLS/RTP/SAVPF"
+# What has to do with security or ICE, and which a plain phone must not see.
+_SECURE_ATTRIBUTES = {"crypto", "fingerprint", "setup", "ice-ufrag", "ice-pwd", "ice-lite", "candidate", "rtcp-mux"}
+_DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 _NULL = {"IP4": "0.0.0.0", "IP6": "::"}
 
 
@@ -28,6 +33,7 @@ class PhoneSdp:
     """One body of a phone. ``formats`` are RTP payload types, the preferred one first.
 
     ``null_address`` asks for silence the old way (RFC 3264 8.4), ``direction`` the new way.
+    ``attributes`` are further ones of the section, without ``a=``.
     """
 
     user: str
@@ -36,6 +42,8 @@ class PhoneSdp:
     version: int = 1
     direction: str = "sendrecv"
     null_address: bool = False
+    protocol: str = PLAIN
+    attributes: tuple[str, ...] = ()
 
     def serialize(self) -> str:
         """The body, lines ended by CR LF."""
@@ -48,12 +56,13 @@ class PhoneSdp:
                 "s=Phone call",
                 f"c=IN {family} {_NULL[family] if self.null_address else self.rtp.host}",
                 "t=0 0",
-                f"m=audio {self.rtp.port} RTP/AVP {' '.join(map(str, self.formats))} 101",
+                f"m=audio {self.rtp.port} {self.protocol} {' '.join(map(str, self.formats))} 101",
                 *(f"a=rtpmap:{number} {names[number]}" for number in self.formats),
                 "a=rtpmap:101 telephone-event/8000",
                 "a=fmtp:101 0-15",
                 "a=ptime:20",
                 f"a={self.direction}",
+                *(f"a={attribute}" for attribute in self.attributes),
                 "",
             ]
         )
@@ -61,7 +70,10 @@ class PhoneSdp:
 
 @dataclass
 class Told:
-    """What a phone learns from the body that it is given: where to send, and whether it may."""
+    """What a phone learns from the body that it is given: where to send, and whether it may.
+
+    ``attributes`` are the values of all a= lines by name, "" where there is none, the last where there are several.
+    """
 
     rtp: Address = Address("", 0)
     rtcp: Address = Address("", 0)
@@ -69,6 +81,7 @@ class Told:
     direction: str = "sendrecv"
     media: str = ""
     codecs: list[str] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
 
     @property
     def null_address(self) -> bool:
@@ -82,7 +95,7 @@ def parse(body: str) -> Told:
     RTCP is at the next port unless a=rtcp says otherwise (RFC 3605).
     """
     told = Told()
-    host, rtp_port, rtcp_port = "", 0, 0
+    host, port = "", 0
     for line in body.splitlines():
         kind, _, value = line.partition("=")
         words = value.split()
@@ -91,20 +104,23 @@ def parse(body: str) -> Told:
         elif kind == "c" and len(words) == 3:
             host = words[2]  # a c= line of the section comes later than that of the session, and wins
         elif kind == "m" and len(words) > 3:
-            told.media, rtp_port = " ".join([words[0], *words[2:]]), int(words[1])
-        elif value.startswith("rtcp:"):
-            rtcp_port = int(value[5:].split()[0])
-        elif value.startswith("rtpmap:"):
-            told.codecs.append(value)
-        elif value in ("sendrecv", "sendonly", "recvonly", "inactive"):
-            told.direction = value
-    told.rtp, told.rtcp = Address(host, rtp_port), Address(host, rtcp_port or rtp_port + 1)
+            told.media, port = " ".join([words[0], *words[2:]]), int(words[1])
+        elif kind == "a":
+            name, _, content = value.partition(":")
+            told.attributes[name] = content
+            if name == "rtpmap":
+                told.codecs.append(value)
+    rtcp = told.attributes.get("rtcp", "").split()
+    told.rtp, told.rtcp = Address(host, port), Address(host, int(rtcp[0]) if rtcp else port + 1)
+    told.direction = next((direction for direction in _DIRECTIONS if direction in told.attributes), "sendrecv")
     return told
 
 
-def rewriting_faults(original: PhoneSdp, told: Told, relay_host: str, ports: range) -> list[str]:
-    """What is wrong in the body that the other party was given instead of ``original``; [] if nothing is."""
-    before = parse(original.serialize())
+def rewriting_faults(original: PhoneSdp, told: Told, relay_host: str, ports: range, protocol: str = PLAIN) -> list[str]:
+    """What is wrong in the body that the other party, with this protocol, was given instead of ``original``."""
+    media = parse(replace(original, protocol=protocol).serialize()).media
+    codecs = parse(original.serialize()).codecs
+    alien = _SECURE_ATTRIBUTES & told.attributes.keys() if protocol == PLAIN else set()
     held = original.null_address  # a relay may add the newer way to say so, or translate into it
     checks = [
         (told.null_address if held else told.rtp.host == relay_host, f"c= names {told.rtp.host}"),
@@ -112,7 +128,8 @@ def rewriting_faults(original: PhoneSdp, told: Told, relay_host: str, ports: ran
         (told.rtp.port in ports and told.rtp.port % 2 == 0, f"m= names port {told.rtp.port}"),
         (told.rtcp.port in ports, f"a=rtcp names port {told.rtcp.port}"),
         (held or told.direction == original.direction, f"direction {told.direction} instead of {original.direction}"),
-        (told.media == before.media, f"m= line has {told.media!r} instead of {before.media!r}"),
-        (told.codecs == before.codecs, "a=rtpmap lines differ"),
+        (told.media == media, f"m= line has {told.media!r} instead of {media!r}"),
+        (told.codecs == codecs, "a=rtpmap lines differ"),
+        (not alien, f"a plain phone is told of a={', a='.join(sorted(alien))}"),
     ]
     return [text for good, text in checks if not good]

@@ -14,8 +14,8 @@ DEMO = Path(__file__).parents[1] / "demo"
 sys.path.insert(0, str(DEMO))
 
 from measure import PATIENCE_NS, Heard, Said, StreamResult, measure  # noqa: E402
-from ng_client import Counters, NgError, counters  # noqa: E402
-from phone_sdp import Address, PhoneSdp, parse, rewriting_faults  # noqa: E402
+from ng_client import Counters, NgError, counters, suites  # noqa: E402
+from phone_sdp import SECURE, Address, PhoneSdp, parse, rewriting_faults  # noqa: E402
 from report import StreamReport, live_line, progress_line, table, verdict  # noqa: E402
 from screen import Screen  # noqa: E402
 from speech import FRAME_SAMPLES, PCMA, PCMU, Law, Recording, parse_wav, write_wav  # noqa: E402
@@ -207,6 +207,32 @@ def test_faults_of_rewriting(old: str, new: str, fault: str | None) -> None:
     assert (fault in faults) if fault else (faults == [])
 
 
+SECURED = PhoneSdp("bob", Address("127.0.0.1", 30002), (8, 0), protocol=SECURE, attributes=("setup:active", "ice-lite"))
+
+
+def test_a_body_of_a_secure_phone() -> None:
+    told = parse(SECURED.serialize())
+    assert told.media == "audio UDP/TLS/RTP/SAVPF 8 0 101"
+    assert (told.attributes["setup"], told.attributes["ice-lite"]) == ("active", "")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "faults"),
+    [
+        (SECURE, []),
+        (
+            "RTP/AVP",
+            [
+                "m= line has 'audio UDP/TLS/RTP/SAVPF 8 0 101' instead of 'audio RTP/AVP 8 0 101'",
+                "a plain phone is told of a=ice-lite, a=setup",
+            ],
+        ),
+    ],
+)
+def test_what_is_secure_is_for_secure_phones(protocol: str, faults: list[str]) -> None:
+    assert rewriting_faults(OFFER, parse(SECURED.serialize()), "127.0.0.1", PORTS, protocol) == faults
+
+
 @pytest.mark.parametrize(("held", "faults"), [(True, []), (False, ["c= names ::1"])])
 def test_a_hold_must_stay_visible(held: bool, faults: list[str]) -> None:
     hold = PhoneSdp("alice", Address("127.0.0.1", 40000), (8, 0), null_address=True)
@@ -216,12 +242,27 @@ def test_a_hold_must_stay_visible(held: bool, faults: list[str]) -> None:
 
 
 def stream(kind: str, packets: int) -> dict[str, object]:
-    return {"flags": [kind, "filled"], "stats": {"packets": packets, "bytes": 172 * packets, "errors": 0}}
+    flags = [*kind.split(" and "), "filled"]
+    return {"flags": flags, "stats": {"packets": packets, "bytes": 172 * packets, "errors": 0}}
 
 
 def test_counters_of_a_query_reply() -> None:
     medias = [{"streams": [stream("RTP", 5), stream("RTCP", 1)]}, {"streams": [stream("RTP", 2)]}]
     assert counters({"tags": {"a": {"medias": medias}}}, "a") == Counters(rtp=7, rtcp=1)
+
+
+def test_counters_of_a_port_that_is_shared() -> None:
+    streams = [stream("RTP and RTCP", 9) | {"crypto suite": "SOME_SUITE"}, stream("fallback RTCP", 0)]
+    reply = {"tags": {"a": {"medias": [{"streams": streams}]}}}
+    assert counters(reply, "a") == Counters(shared=9)
+    assert suites(reply, "a") == {"SOME_SUITE"}
+
+
+@pytest.mark.parametrize(
+    ("counted", "text"), [(Counters(3, 1), "3 RTP and 1 RTCP packets"), (Counters(shared=4), "4 RTP and RTCP packets")]
+)
+def test_counters_in_words(counted: Counters, text: str) -> None:
+    assert str(counted) == text
 
 
 @pytest.mark.parametrize("reply", [{}, {"tags": {}}, {"tags": {"a": {}}}, {"tags": {"a": {"medias": [{}]}}}])
