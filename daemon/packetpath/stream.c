@@ -32,9 +32,10 @@ static int grow(struct table *t)
 	if (!chunks)
 		return -ENOMEM;
 	t->chunks = chunks;
-	chunk = calloc(CHUNK, sizeof(*chunk));
+	chunk = aligned_alloc(CACHE_LINE, CHUNK * sizeof(*chunk));
 	if (!chunk)
 		return -ENOMEM;
+	memset(chunk, 0, CHUNK * sizeof(*chunk));
 	for (i = 0; i < CHUNK; i++) {
 		chunk[i].generation = 1;
 		chunk[i].next_free = i + 1 < CHUNK ? t->slots + i + 2 : t->first_free;

@@ -3,8 +3,9 @@
  * The packet path under everything at once, for the sanitizers.
  *
  * Usage: stress SECONDS
- * Two threads open, configure, read and close streams while two others send to
- * their ports. Exit status 0 if every call returned what it may return.
+ * Two threads open, configure, protect, validate, read and close streams, and send
+ * from them, while two others send RTP, SRTP, STUN and DTLS to their ports.
+ * Exit status 0 if every call returned what it may return, and SRTP got through.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -23,6 +24,10 @@
 #include "packetpath.h"
 
 #define STREAMS 8			/* of one controlling thread */
+#define KEYS 3
+#define SCOPES 4
+#define RTP_LEN 172
+#define ROOM (RTP_LEN + SRTP_OVERHEAD_MAX)
 
 struct controller {
 	struct pp *pp;
@@ -32,6 +37,7 @@ struct controller {
 	struct controller *other;
 	pthread_t thread;
 	unsigned long rounds;
+	unsigned long handed_up;	/* STUN and DTLS */
 };
 
 static atomic_bool stop;
@@ -67,18 +73,57 @@ static int bound_socket(uint16_t *port)
 	return fd;
 }
 
+static struct pp_address peer(unsigned int seed)
+{
+	return (struct pp_address) { .address = { 127, 0, 0, 1 }, .port = 4000 + seed % 7, .family = 4 };
+}
+
+static struct srtp_keys keys(unsigned int number)
+{
+	return (struct srtp_keys) { .suite = SRTP_AES128_CM_SHA1_80, .key = { 1 + number % KEYS } };
+}
+
 static void configure(struct controller *c, int64_t id, unsigned int seed)
 {
 	struct pp_config config = {
-		.peer = { .address = { 127, 0, 0, 1 }, .port = 4000 + seed % 7, .family = 4 },
+		.peer = peer(seed),
 		.rtp_sink = c->ids[seed % STREAMS],
 		.rtcp_sink = c->ids[(seed + 1) % STREAMS],
 		.learning = seed % 4,
-		.flags = seed % 512,
+		.flags = seed % (PP_F_DTLS << 1),
+		.ufrag = "us",
 	};
-	int result = pp_stream_configure(c->pp, id, &config);
+	int result;
 
+	if (config.flags & PP_F_SECURE)
+		config.flags &= ~PP_F_OPAQUE;
+	if (seed & 1)
+		config.flags &= ~PP_F_ICE;
+	result = pp_stream_configure(c->pp, id, &config);
 	expect(result == 0 || result == -ENOENT, "configure");
+}
+
+static void protect(struct controller *c, int64_t id, unsigned int seed)
+{
+	struct srtp_keys receive = keys(seed), send = keys(seed >> 2);
+	int result;
+
+	result = pp_stream_protect(c->pp, id, seed % SCOPES, seed & 0x70 ? &receive : NULL,
+				   seed & 0x380 ? &send : NULL);
+	expect(result == 0 || result == -ENOENT, "protect");
+}
+
+static void prove(struct controller *c, int64_t id, unsigned int seed)
+{
+	struct pp_address source = peer(seed), to = source;
+	int result = pp_stream_validate(c->pp, id, &source, seed & 1);
+
+	expect(result == 0 || result == -ENOENT, "validate");
+	to.port = c->ports[seed % STREAMS];
+	if (!to.port)
+		return;
+	result = pp_stream_send(c->pp, id, &to, (const uint8_t *)"\x16 from ourselves", 17);
+	expect(result == 0 || result == -ENOENT, "send");
 }
 
 static void replace(struct controller *c, unsigned int slot)
@@ -104,39 +149,76 @@ static void *control(void *arg)
 	struct pp_state state;
 	struct pp_stats stats;
 	unsigned int seed = c->worker;
-	int result;
+	int result, n;
 
 	while (!atomic_load(&stop)) {
 		seed = seed * 1103515245 + 12345;
 		replace(c, (seed >> 8) % STREAMS);
 		configure(c, c->ids[(seed >> 12) % STREAMS], seed >> 16);
 		configure(c->other, c->other->ids[(seed >> 4) % STREAMS], seed >> 16);
+		protect(c, c->ids[(seed >> 14) % STREAMS], seed >> 8);
+		protect(c->other, c->other->ids[(seed >> 9) % STREAMS], seed >> 13);
+		prove(c, c->other->ids[(seed >> 17) % STREAMS], seed >> 15);
 		result = pp_stream_state(c->pp, c->other->ids[(seed >> 20) % STREAMS], &state);
 		expect(result == 0 || result == -ENOENT, "state");
 		expect(pp_stats(c->pp, &stats) == 0, "stats");
-		expect(pp_events(c->pp, events, 16) >= 0, "events");
+		result = pp_events(c->pp, events, 16);
+		expect(result >= 0, "events");
+		for (n = 0; n < result; n++)
+			c->handed_up += events[n].type != PP_EVENT_CONFIRMED;
 		c->rounds++;
 	}
 	return NULL;
 }
 
+/* A check that names us, or the beginning of a DTLS handshake; as long as RTP. */
+static void write_other(uint8_t *packet, unsigned int seq)
+{
+	static const uint8_t check[] = { 0, 1, 0, 148, 0x21, 0x12, 0xa4, 0x42, [21] = 6, [23] = 4, 'u', 's', ':', 'x' };
+
+	if (seq & 64)
+		memcpy(packet, check, sizeof(check));
+	else
+		packet[0] = 22;
+}
+
+/* Every other packet is protected; bad ones are plain, empty or not RTP. */
+static int write_packet(uint8_t *packet, struct srtp *srtp, unsigned int seq)
+{
+	memset(packet, 0, RTP_LEN);
+	packet[0] = 128;
+	packet[1] = seq % 5 ? 0 : 200;
+	packet[2] = seq >> 8;
+	packet[3] = seq;
+	if (seq % 97 == 0)
+		return 0;
+	if (seq % 11 == 0)
+		write_other(packet, seq);
+	else if (seq & 1)
+		return packet[1] ? srtcp_protect(srtp, packet, RTP_LEN, ROOM) : srtp_protect(srtp, packet, RTP_LEN, ROOM);
+	return RTP_LEN;
+}
+
 static void *traffic(void *arg)
 {
-	uint8_t packet[172] = { 128 };
+	struct srtp_keys mine = keys(0);
+	struct srtp *srtp = srtp_open(&mine);
 	struct controller *c = arg;
 	struct sockaddr_in to;
 	unsigned int seq = 0;
+	uint8_t packet[ROOM];
 	uint16_t port;
-	int fd = bound_socket(&port);
+	int len, again, fd = bound_socket(&port);
 
 	while (!atomic_load(&stop)) {
-		to = loopback(c->ports[seq % STREAMS]);
-		packet[1] = seq % 5 ? 0 : 200;
-		packet[2] = seq >> 8;
-		packet[3] = seq++;
-		if (to.sin_port)
-			sendto(fd, packet, seq % 97 ? sizeof(packet) : 0, 0, (struct sockaddr *)&to, sizeof(to));
+		to = loopback(c->ports[(seq >> 1) % STREAMS]);
+		len = write_packet(packet, srtp, seq);
+		expect(len >= 0, "protect for traffic");
+		/* Now and then twice: what is a replay then was right before. */
+		for (again = seq++ % 9 == 0; to.sin_port && again >= 0; again--)
+			sendto(fd, packet, len, 0, (struct sockaddr *)&to, sizeof(to));
 	}
+	srtp_close(srtp);
 	close(fd);
 	return NULL;
 }
@@ -173,7 +255,12 @@ int main(int argc, char **argv)
 	pp_stats(pp, &stats);
 	pp_close(pp);
 	close(wakeup);
-	printf("%lu rounds, %lu packets\n", c[0].rounds + c[1].rounds, (unsigned long)stats.packets);
+	printf("%lu rounds, %lu packets, %lu events, %lu replays\n", c[0].rounds + c[1].rounds,
+	       (unsigned long)stats.packets, c[0].handed_up + c[1].handed_up,
+	       (unsigned long)stats.drops[PP_DROP_REPLAY]);
 	expect(c[0].rounds && c[1].rounds && stats.packets, "nothing happened");
+	expect(c[0].handed_up + c[1].handed_up, "no STUN and no DTLS came up");
+	expect(stats.drops[PP_DROP_REPLAY], "no SRTP was accepted");
+	expect(stats.drops[PP_DROP_AUTH] && stats.drops[PP_DROP_NO_KEY], "no SRTP was refused");
 	return wrong;
 }
