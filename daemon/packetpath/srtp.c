@@ -203,16 +203,13 @@ int srtcp_protect(struct srtp *srtp, uint8_t *packet, uint32_t len, uint32_t roo
 {
 	struct srtp_half *half = &srtp->rtcp;
 	struct srtp_packet p = { .data = packet, .len = len, .index = srtp->rtcp_next };
-	int result;
 
 	if (!read_rtcp(srtp, &p) || room < len || room - len < trailer_of(srtp, &half->session).len)
 		return SRTP_ERROR_MALFORMED;
 	if (p.index >= RTCP_INDEX_END)
 		return SRTP_ERROR_EXHAUSTED;
-	result = seal(srtp, half, &p);
-	if (result > 0)
-		srtp->rtcp_next++;
-	return result;
+	srtp->rtcp_next++;
+	return seal(srtp, half, &p);
 }
 
 /* Cuts index, MKI and tag off a packet, and compares the MKI. */

@@ -89,13 +89,13 @@ EDGES = [0, 1, 63, 64, 65, 126, 127, 128, 129, 191, 192, 193, 1 << 31, (1 << 32)
 @pytest.mark.parametrize("start", [0, 1, 5, 0xFFF0])
 def test_window_edges(ahead: int, start: int) -> None:
     window = Window()
-    for index in (start, start + ahead, start + ahead + 1):
+    for index in (start, start + 3, start + 3 + ahead, start + 4 + ahead):
         window.step(index)
         window.check()
     for late in (1, 2, 62, 63, 64, 65, 126, 127, 128, 129):
         if ahead >= late:
-            window.step(start + ahead + 1 - late)
-            window.step(start + ahead + 1 - late)
+            window.step(start + 4 + ahead - late)
+            window.step(start + 4 + ahead - late)
     window.check()
 
 
@@ -128,12 +128,13 @@ def test_merged_windows_have_seen_what_either_has(a: int, first: list[int], b: i
     left.check()
 
 
-def test_an_index_below_the_window_changes_nothing() -> None:
-    window = Window()
-    window.accept(1000)
-    before = flat(window.window)
-    lib.rtp_window_pass(window.window, 1000 - WINDOW)
-    assert flat(window.window) == before
+@pytest.mark.parametrize("late", [WINDOW, WINDOW + 63, WINDOW + 64, 900])
+def test_an_index_below_the_window_changes_nothing(late: int) -> None:
+    windows = ffi.new("struct rtp_window[]", 2)
+    lib.rtp_window_pass(windows, 1000)
+    before = [flat(window) for window in windows]
+    lib.rtp_window_pass(windows, 1000 - late)
+    assert [flat(window) for window in windows] == before
 
 
 def test_a_window_moves_only_forward() -> None:
@@ -185,6 +186,13 @@ def test_the_longest_unused_makes_room(full: Sources) -> None:
     assert full.window(1) is None
     assert full.window(0) == (9, 3)
     assert full.window(1000) == (2, 1)
+
+
+def test_who_has_just_got_a_slot_keeps_it(full: Sources) -> None:
+    """Before its first packet too: a snapshot is being restored."""
+    lib.rtp_source_enter(full.table, 1000)
+    full.packet(1001, 7)
+    assert (full.window(0), full.window(1), full.window(1000)) == (None, None, (0, 0))
 
 
 def test_rollover_is_kept_before_use(full: Sources) -> None:

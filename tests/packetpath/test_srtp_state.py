@@ -330,6 +330,15 @@ def test_the_last_rtp_packet_of_a_key(suite: str) -> None:
 
 
 @pytest.mark.parametrize("suite", ["CM128-80", "GCM256"])
+def test_no_rollover_follows_the_last(suite: str) -> None:
+    """The first packets of the key do not pass for those that would follow the last."""
+    receiver = Context(suite)
+    receiver.advance(SSRC, rtp=END - 100)
+    assert verdict(receiver.unprotect, Context(suite).protect(rtp(END - 50))) == AUTH
+    assert verdict(receiver.unprotect, Context(suite).protect(rtp(END - 200))) == REPLAY
+
+
+@pytest.mark.parametrize("suite", ["CM128-80", "GCM256"])
 def test_the_last_rtcp_packet_of_a_key(suite: str) -> None:
     sender, receiver = Context(suite), Context(suite)
     sender.advance(SSRC, rtcp=RTCP_END - 1)
@@ -385,6 +394,10 @@ def test_a_sender_goes_on_after_what_it_passed_on(suite: str) -> None:
         peer.unprotect(verifier.verify(party.protect(rtp(index))))
         ours.follow(verifier)
         peer.unprotect_rtcp(verifier.verify_rtcp(party.protect_rtcp(rtcp())))
+        ours.follow(verifier)
+    early, late = party.protect_rtcp(rtcp()), party.protect_rtcp(rtcp())
+    for wire in (late, early):
+        peer.unprotect_rtcp(verifier.verify_rtcp(wire))
         ours.follow(verifier)
     assert ours.state() == verifier.state()
     assert verdict(ours.protect, rtp(W + 4, b"something else")) == REPLAY

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import srtp_model as model
-from rtpengine._packetpath import lib
+from rtpengine._packetpath import ffi, lib
 from srtp_context import (
     AUTH,
     KEY,
@@ -165,6 +165,15 @@ def test_room_for_what_is_added(suite: str, flags: int, mki: bytes) -> None:
     assert context.state() == {}
     assert context.protect(rtp(1), spare=added)
     assert context.protect_rtcp(rtcp(), spare=added_rtcp)
+
+
+def test_a_packet_longer_than_its_room() -> None:
+    context, packet = Context("CM128-80"), ffi.new("uint8_t[]", rtp(1) + bytes(lib.SRTP_OVERHEAD_MAX))
+    control = ffi.new("uint8_t[]", rtcp() + bytes(lib.SRTP_OVERHEAD_MAX))
+    for room in (0, 27):
+        assert lib.srtp_protect(context.srtp, packet, 28, room) == lib.SRTP_ERROR_MALFORMED
+        assert lib.srtcp_protect(context.srtp, control, 24, min(room, 23)) == lib.SRTP_ERROR_MALFORMED
+    assert context.state() == {}
 
 
 @pytest.mark.parametrize("suite", SUITES)
