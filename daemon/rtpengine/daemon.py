@@ -69,7 +69,8 @@ class Daemon:
         self._handshakes: asyncio.TimerHandle | None = None
 
     def _tools(self, config: Config) -> Tools:
-        return Tools(secrets.token_bytes, lambda: self._certificate, new_foundations(secrets.token_bytes))
+        foundations = new_foundations(secrets.token_bytes)
+        return Tools(secrets.token_bytes, lambda: self._certificate, foundations, config.srtp_suites)
 
     def _protocol(self, option: str, config: Config) -> DatagramProtocol:
         if option == "listen-udp":

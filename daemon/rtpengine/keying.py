@@ -14,8 +14,6 @@ from rtpengine.dtls import Certificate
 from rtpengine.media import CryptoLine, Endpoint, Fingerprint, MediaOffer, SdesPolicy, Signalling, SrtpKeys
 from rtpengine.srtp import SUITES, WEAK, generate_keys
 
-# What we offer a party by ourselves: every SRTP implementation has it, and more lines confuse old phones.
-OFFERED = ("AES_CM_128_HMAC_SHA1_80",)
 STRONG = tuple(name for name in SUITES if name not in WEAK)
 # Our answer to a=setup (RFC 5763 5): the other role, and where the choice is ours see `_role`.
 _OTHER_ROLE = {"active": "passive", "passive": "active"}
@@ -25,7 +23,8 @@ class Tools(NamedTuple):
     """What the engine needs to agree on keys: all of it comes from outside.
 
     ``random(n)`` are n bytes from a CSPRNG. ``certificate()`` is the one that a new call is to use.
-    ``suites`` are the SDES suites accepted, ``offered`` those that we offer by ourselves, in order of preference.
+    ``suites`` are those accepted by SDES, the preferred one first: the only one that we offer unasked, since more
+    lines than one confuse old phones.
     ``foundations`` mark our ICE candidates (RFC 8445 5.1.1.3).
     """
 
@@ -33,7 +32,6 @@ class Tools(NamedTuple):
     certificate: Callable[[], Certificate]
     foundations: tuple[str, str]
     suites: tuple[str, ...] = STRONG
-    offered: tuple[str, ...] = OFFERED
 
 
 class Keying(NamedTuple):
@@ -155,9 +153,10 @@ def _allowed(suites: Iterable[str], kind: str, policy: SdesPolicy) -> list[str]:
 
 
 def _wanted_suites(kind: str, policy: SdesPolicy, tools: Tools) -> list[str]:
-    """What we offer by ourselves: what the flags name, else what the operator has set."""
-    named = [*policy.order, *sorted(policy.only - set(policy.order))]
-    return _allowed([*named, *(s for s in tools.offered if s not in named)], kind, policy)
+    """What we offer by ourselves: what the flags name, and the one that the operator prefers."""
+    known = [suite for suite in (*policy.order, *sorted(policy.only)) if suite in tools.suites]
+    preferred = _allowed(tools.suites, kind, policy)[:1]
+    return list(dict.fromkeys([*_allowed(known, kind, policy), *preferred]))
 
 
 def _ordered(keys: list[SrtpKeys], policy: SdesPolicy) -> list[SrtpKeys]:
