@@ -132,6 +132,39 @@ def _assert_reported(phone: PlainPhone) -> None:
     assert wait_until(has_report, PATIENCE_S), phone.reports
 
 
+@pytest.mark.parametrize(
+    ("by_browser", "restart"),
+    [(True, False), (True, True), (False, False)],
+    ids=["Chromium offers", "Chromium restarts ICE", "the phone offers"],
+)
+def test_another_offer_in_the_call(
+    lab: Lab, daemon: Daemon, browser: Chromium, by_browser: bool, restart: bool
+) -> None:
+    with PlainPhone(lab.b) as phone:
+        call = Call(daemon.ng, browser, phone)
+        call.place()
+        try:
+            _assert_heard(call)
+            before = _credentials(call.seen[3])
+            if restart:
+                browser.restart_ice()
+            call.exchange(*((browser, phone) if by_browser else (phone, browser)))
+            _assert_heard(call)
+            assert browser.state == "connected"
+            # what Chromium was told is the answer to its offer, or the phone's offer
+            after = _credentials(call.seen[7 if by_browser else 5])
+            assert (before == after) != restart
+            if restart:
+                assert wait_until(lambda: browser.stats("transport")[0]["selectedCandidatePairChanges"] > 1, PATIENCE_S)
+        finally:
+            browser.hang_up()
+            call.delete()
+
+
+def _credentials(body: str) -> list[str]:
+    return [line for line in body.splitlines() if line.startswith(("a=ice-ufrag:", "a=ice-pwd:"))]
+
+
 @pytest.mark.parametrize("feedback", [False, True], ids=["AVP", "AVPF"])
 @pytest.mark.parametrize("browser_calls", [True, False], ids=["Chromium calls", "Chromium is called"])
 def test_video(

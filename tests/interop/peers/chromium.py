@@ -58,6 +58,7 @@ class Chromium:
             self._process = subprocess.Popen(
                 ["sh", "-c", _SHELL, "sh", *command],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True, bufsize=0,
+                env={**os.environ, "HOME": str(directory), "XDG_RUNTIME_DIR": str(directory)},
             )  # fmt: skip
 
     def __enter__(self) -> Chromium:
@@ -91,6 +92,10 @@ class Chromium:
     def accept(self, answer: str) -> None:
         """Take the answer to its offer; an AssertionError tells why the browser does not."""
         self._run(f"accept({json.dumps(answer)})")
+
+    def restart_ice(self) -> None:
+        """Have the next offer restart ICE (RFC 8445 9)."""
+        self._run("pc.restartIce()")
 
     def hang_up(self) -> None:
         """Be ready for the next call."""

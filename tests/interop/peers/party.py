@@ -51,18 +51,24 @@ class Call:
     call_id: str = field(default_factory=lambda: f"{_random.getrandbits(48):x}@interop.test")
     seen: list[str] = field(default_factory=list)
 
-    def place(self, **keys: Any) -> None:
-        """Offer and answer; ``keys`` are more of ng's for the offer."""
-        offer = self._relay("offer", self.caller.offer(), {**self.callee.wants, **keys})
-        answer = self._relay("answer", self.callee.answer(offer), {"to-tag": "callee", "ICE": self.caller.wants["ICE"]})
-        self.caller.accept(answer)
+    def place(self) -> None:
+        """Offer and answer."""
+        self.exchange(self.caller, self.callee)
+
+    def exchange(self, offerer: Peer, answerer: Peer) -> None:
+        """Offer and answer, at the beginning or later, by either party."""
+        tags = {"from-tag": self._tag(offerer)}
+        offer = self._relay("offer", offerer.offer(), {**answerer.wants, **tags})
+        tags["to-tag"] = self._tag(answerer)
+        offerer.accept(self._relay("answer", answerer.answer(offer), {"ICE": offerer.wants["ICE"], **tags}))
+
+    def _tag(self, peer: Peer) -> str:
+        return "caller" if peer is self.caller else "callee"
 
     def _relay(self, command: str, body: str, keys: dict[str, Any]) -> str:
         flags = ["trust-address", *keys.pop("flags", [])]
-        reply = self.ng.ok(
-            command, call_id=self.call_id, from_tag="caller", sdp=body, flags=flags,
-            replace=["origin", "session-connection"], **keys,
-        )  # fmt: skip
+        replace = ["origin", "session-connection"]
+        reply = self.ng.ok(command, call_id=self.call_id, sdp=body, flags=flags, replace=replace, **keys)
         self.seen += [body, reply["sdp"]]
         return str(reply["sdp"])
 
@@ -73,8 +79,3 @@ class Call:
     def delete(self) -> None:
         """End it."""
         self.ng.ok("delete", call_id=self.call_id, from_tag="")
-
-
-def introduce(caller: Peer, callee: Peer) -> None:
-    """A call without a relay between the two."""
-    caller.accept(callee.answer(caller.offer()))

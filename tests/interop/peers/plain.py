@@ -68,12 +68,12 @@ class PlainPhone:
         return self._party.sdp()
 
     def answer(self, offer: str) -> str:
-        """Its SDP, with the payload type that was offered for VP8; from now on it talks."""
+        """Its SDP, with the payload type that was offered for VP8; from now on it talks, and what it heard is over."""
         self._begin(offer)
         return self._party.sdp()
 
     def accept(self, answer: str) -> None:
-        """From now on it talks."""
+        """From now on it talks, and what it heard is over."""
         self._begin(answer)
 
     def _begin(self, body: str) -> None:
@@ -83,7 +83,9 @@ class PlainPhone:
             if media.kind == "video":
                 media.formats = next(line for line in section.lines if "VP8/90000" in line)[9:].split()[0]
                 media.lines = self._describe(media.formats)
-        self._thread.start()
+        self._heard.clear()
+        if not self._thread.ident:
+            self._thread.start()
 
     def _describe(self, payload_type: str) -> list[str]:
         feedback = [f"a=rtcp-fb:{payload_type} nack pli"] if self._feedback else []
