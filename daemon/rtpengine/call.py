@@ -391,7 +391,7 @@ class Call:
                 self._configure_pair(port_set.streams[pair : pair + 2], wanted, pair)
         ports.applied = wanted
         if ports.peering is None and media.party.is_peer and ports.current is not None:
-            ports.peering = Peering(self.transport, scope=ports.current.streams[0])
+            ports.peering = Peering(self.transport, ports.current.streams[0], wanted)
         if ports.peering is not None:
             ports.peering.apply(wanted, self.certificate if media.party.keying.role else None, now)
 

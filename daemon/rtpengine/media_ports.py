@@ -58,9 +58,11 @@ class MediaPorts:
         self.current = None
 
     def forget(self, ports: PortSet) -> None:
-        """Drop a set that has been closed."""
+        """Drop a set that closes now."""
         self.retired.pop(ports, None)
         self.sets = {key: held for key, held in self.sets.items() if held != ports}
+        if self.peering is not None:
+            self.peering.forget(ports)
 
     def open_sets(self) -> Collection[PortSet]:
         """All sets that hold sockets, retired ones included, each once."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from rtpengine.dtls import Certificate, DtlsClosed, DtlsConnected, DtlsEndpoint, DtlsFailed
 from rtpengine.ice import IceAgent, IceRelay
-from rtpengine.media import Endpoint, MediaTransport, SrtpKeys
+from rtpengine.media import Endpoint, MediaTransport, PortSet, SrtpKeys
 from rtpengine.party import Wanted, stream_endpoint
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ class Peering:
     ``scope`` is a number that no other media of the packet path has: its SRTP contexts go by it.
     """
 
-    def __init__(self, transport: MediaTransport, scope: int) -> None:
+    def __init__(self, transport: MediaTransport, scope: int, wanted: Wanted) -> None:
         self.transport = transport
         self.scope = scope
-        self.wanted: Wanted | None = None
+        self.wanted = wanted
         self.agent: IceAgent | None = None
         self.relay: tuple[IceRelay, int] | None = None
         """What passes checks on to the other party, and which of its two parties ours is."""
@@ -55,7 +55,6 @@ class Peering:
                     self._protect(stream, (keying.receive, keying.send))
 
     def _apply_ice(self) -> None:
-        assert self.wanted is not None
         reach = self.wanted.party.reach
         if reach.mode == "agent":
             assert reach.local is not None
@@ -68,7 +67,6 @@ class Peering:
             self.relay = None
 
     def _apply_dtls(self, certificate: Certificate | None, now: float) -> None:
-        assert self.wanted is not None
         party = self.wanted.party
         streams = dict(self._streams()) if party.keying.role else {}
         wanted = {stream for stream, index in streams.items() if not (party.rtcp_mux and index % 2)}
@@ -86,7 +84,6 @@ class Peering:
 
     def _endpoint(self, stream: int, certificate: Certificate) -> DtlsEndpoint:
         """The DTLS of one socket; a new one where signalling has begun a new association."""
-        assert self.wanted is not None
         keying = self.wanted.party.keying
         association = (keying.association, keying.role)
         endpoint, known = self._endpoints.get(stream), self._associations.get(stream)
@@ -109,7 +106,6 @@ class Peering:
 
     def _streams(self) -> Iterator[tuple[int, int]]:
         """Each open stream with its index in its port set."""
-        assert self.wanted is not None
         for port_set in self.wanted.open_sets:
             for index, stream in enumerate(port_set.streams):
                 yield stream, index
@@ -123,7 +119,7 @@ class Peering:
 
     def handles(self, stream: int) -> bool:
         """Whether this is one of our sockets."""
-        return self.wanted is not None and any(stream in ports.streams for ports in self.wanted.open_sets)
+        return any(stream in ports.streams for ports in self.wanted.open_sets)
 
     def receive_stun(self, stream: int, data: bytes, source: Endpoint, now: float) -> None:
         """Take a STUN datagram."""
@@ -148,7 +144,6 @@ class Peering:
 
     def _sink(self, stream: int) -> int | None:
         """The socket of the same component that faces the other party."""
-        assert self.wanted is not None
         index = next(index for known, index in self._streams() if known == stream)
         return self.wanted.sinks[index] if index < len(self.wanted.sinks) else None
 
@@ -159,7 +154,6 @@ class Peering:
                 self._validated[stream] = source
                 log.info("ICE: %s nominated", source)
         endpoint = self._endpoints.get(stream)
-        assert self.wanted is not None
         keying = self.wanted.party.keying
         if endpoint is not None and keying.role == "active" and keying.fingerprints:
             endpoint.start(source, now)
@@ -169,7 +163,6 @@ class Peering:
         """Take a DTLS datagram."""
         endpoint = self._endpoints.get(stream)
         if endpoint is not None:
-            assert self.wanted is not None
             endpoint.receive(data, source, now, validated=self.wanted.party.reach.validates)
             self._drain(stream)
 
@@ -204,9 +197,16 @@ class Peering:
     def _connected(self, stream: int, event: DtlsConnected) -> None:
         log.info("DTLS connected with %s, SRTP suite %s", event.remote, event.send.suite)
         self._protect(stream, (event.receive, event.send))
-        assert self.wanted is not None
         if not self.wanted.party.reach.validates:
             self.transport.validate(stream, event.remote, nominated=True)
+
+    def forget(self, ports: PortSet) -> None:
+        """Let go of a port set whose sockets close now."""
+        open_sets = tuple(known for known in self.wanted.open_sets if known != ports)
+        self.wanted = self.wanted._replace(open_sets=open_sets)
+        for stream in ports.streams:
+            for known in (self._keys, self._associations, self._endpoints, self._validated):
+                known.pop(stream, None)
 
     def close(self) -> None:
         """Say goodbye; the sockets are still open."""
@@ -237,8 +237,6 @@ class Peering:
 
 def join(first: Peering, second: Peering) -> None:
     """Have two peerings of one section pass on the checks of their parties, if ICE is left to these."""
-    if first.wanted is None or second.wanted is None:
-        return
     reaches = first.wanted.party.reach, second.wanted.party.reach
     if any(reach.mode != "relay" for reach in reaches):
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from errno import ENOENT
 from functools import cache
 from random import Random
 
@@ -63,13 +64,20 @@ class FakeTransport:
         self.configured += 1
         self.configs[stream] = config
 
+    def _check(self, stream: int) -> None:
+        if not any(stream in ports.streams for ports in self.opened.values()):
+            raise OSError(ENOENT, "no such stream")
+
     def protect(self, stream: int, scope: int, receive: SrtpKeys | None, send: SrtpKeys | None) -> None:
+        self._check(stream)
         self.keys[stream] = (scope, receive, send)
 
     def validate(self, stream: int, source: Endpoint, *, nominated: bool) -> None:
+        self._check(stream)
         self.validated.setdefault(stream, []).append((source, nominated))
 
     def send(self, stream: int, to: Endpoint, data: bytes) -> None:
+        self._check(stream)
         self.sent.append((stream, to, data))
 
     def state(self, stream: int) -> StreamState:

@@ -8,7 +8,7 @@ import pytest
 from fakes import TOOLS, FakeTransport
 
 from rtpengine import stun
-from rtpengine.call import Call
+from rtpengine.call import RETIREMENT_S, Call
 from rtpengine.dtls import DtlsConnected, DtlsEndpoint
 from rtpengine.media import Endpoint, Fingerprint, IceCredentials, Learning, MediaOffer, Signalling, StreamState
 from rtpengine.report import CallReport
@@ -197,6 +197,21 @@ def test_a_repeated_answer_changes_nothing(stage: Stage) -> None:
     stage.answer(audio(B, OVER_TLS, setup="active", fingerprints=(stage.certificate.fingerprint,)))
     assert stage.transport.keys[30000] == before
     assert stage.sent(30000) == []
+
+
+def test_sockets_that_close_take_their_handshakes_along(stage: Stage) -> None:
+    connect_b(stage)
+    stage.offer(audio(A), Signalling(protocol=OVER_TLS, family=6))
+    stage.now += RETIREMENT_S + 1
+    stage.transport.heard = dict.fromkeys(range(30002, 30006), stage.now)
+    stage.table.tick(stage.now)
+    assert 30000 not in stage.transport.opened
+    stage.transport.sent.clear()
+    stage.offer(audio(A), Signalling(protocol=OVER_TLS, family=6, reset=True))
+    for call in stage.table.due_handshakes(stage.now + 60):
+        stage.table.handle_timeout(call, stage.now + 60)
+    stage.table.end(stage.call, "deleted", stage.now)
+    assert all(stream not in (30000, 30001) for stream, _, _ in stage.transport.sent)
 
 
 def test_a_lost_hello_is_repeated(stage: Stage) -> None:
