@@ -214,6 +214,18 @@ def test_a_second_bundle_counts() -> None:
     assert said(*FIRST, VIDEO.format(0), "a=bundle-only", "a=mid:v", session=groups)[1].setup == "actpass"
 
 
+def test_where_names_are_ambiguous_the_first_counts() -> None:
+    again = [AUDIO.replace("7000", "7008"), "a=mid:a", "a=setup:passive", "m=audio 7010 RTP/AVP 0", "a=mid:b"]
+    groups = ["a=group:BUNDLE a v", "a=group:BUNDLE b v"]
+    video = said(*FIRST, *again, VIDEO.format(0), "a=bundle-only", "a=mid:v", session=groups)[-1]
+    assert (video.endpoint, video.setup) == (Endpoint("10.0.0.5", 7000), "actpass")
+
+
+def test_what_is_not_rtp_does_not_multiplex() -> None:
+    (only,) = said("m=image 7000 udptl t38", "a=rtcp-mux", "a=rtcp-mux-only", "a=mid:f")
+    assert (only.mid, only.rtcp_mux, only.mux_only) == ("f", False, False)
+
+
 # Bodies as browsers, phones and gateways write them.
 
 

@@ -192,6 +192,12 @@ def test_which_candidates_are_relays(line: str, stays: bool) -> None:
     assert (line in edited([*HEAD, AUDIO, line], [forced])) is stays
 
 
+def test_one_section_that_keeps_ice_keeps_that_of_the_session() -> None:
+    out = edited([*HEAD, *SENDERS, AUDIO, HOST, AUDIO, HOST], [plan(), plan(ice=IcePlan(keep=True))])
+    assert out[5:8] == SENDERS
+    assert out[8:] == [OUR_AUDIO, *LAST, OUR_AUDIO, HOST, *LAST]
+
+
 FORCED = IcePlan(keep=True, keep_relays=False)
 OWN = "c=IN IP4 10.0.0.6"
 
