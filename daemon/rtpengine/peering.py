@@ -148,11 +148,11 @@ class Peering:
         return self.wanted.sinks[index] if index < len(self.wanted.sinks) else None
 
     def _validate(self, stream: int, source: Endpoint, *, nominated: bool, now: float) -> None:
-        if self._validated.get(stream) != source:
-            self.transport.validate(stream, source, nominated=nominated)
-            if nominated:
-                self._validated[stream] = source
-                log.info("ICE: %s nominated", source)
+        # Again and again: the checks of a party on hold are all that shows it to be there still (RFC 7675).
+        self.transport.validate(stream, source, nominated=nominated)
+        if nominated and self._validated.get(stream) != source:
+            self._validated[stream] = source
+            log.info("ICE: %s nominated", source)
         endpoint = self._endpoints.get(stream)
         keying = self.wanted.party.keying
         if endpoint is not None and keying.role == "active" and keying.fingerprints:
