@@ -49,11 +49,23 @@ class Target(NamedTuple):
         return HERE / "seeds" / self.name
 
 
+_ALL_OF_THE_PATH = tuple(path.name for path in sorted(PACKETPATH.glob("*.c")))
+# What tests/fuzz/path_target.c stands in for.
+_WRAPPED = ("close", "epoll_ctl", "getsockname", "monotonic_ns", "recvfrom", "recvmmsg", "sendmmsg", "sendto")
+
 TARGETS = {
     target.name: target
     for target in (
         Target("rtp", "RTP and RTCP arithmetic, removal of feedback", 2048, ("rtcp.c",)),
         Target("learn", "source learning, any order of packets and signalling", 1024, ("learn.c",)),
+        Target("demux", "STUN and DTLS told from media on a media port", 4096, ("demux.c", "learn.c")),
+        Target(
+            "path",
+            "the whole way of a packet, between the sockets of a call",
+            2048,
+            _ALL_OF_THE_PATH,
+            ("-lcrypto", *(f"-Wl,--wrap={name}" for name in _WRAPPED)),
+        ),
         Target("srtp", "SRTP and SRTCP, sent, altered and invented", 4096, ("srtp_crypto.c",), ("-lcrypto",)),
         Target("stun", "STUN to ICE agents and relay", 4096),
         Target("sdes", "a=crypto lines", 1024),

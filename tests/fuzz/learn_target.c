@@ -24,6 +24,7 @@ static const struct pp_address places[] = {
 };
 
 #define PLACES (sizeof(places) / sizeof(places[0]))
+#define PROVABLE 5
 #define OWN 5
 #define FIRST_NOBODY 7
 
@@ -48,6 +49,33 @@ static void signal_anew(struct learn *l, struct input *in, uint64_t now_ns)
 	REQUIRE(!memcmp(l, &before, sizeof(before)));
 }
 
+static int is_validated(const struct learn *l, const struct pp_address *source)
+{
+	int i;
+
+	for (i = 0; i < LEARN_VALIDATED; i++)
+		if (same(&l->validated[i], source))
+			return 1;
+	return 0;
+}
+
+static void validate(struct learn *l, struct input *in, uint64_t now_ns)
+{
+	struct pp_address source = places[take_u8(in) % PROVABLE];
+	uint32_t nominated = take_u8(in) & 1;
+	int verdict = learn_validate(l, &source, nominated, now_ns);
+
+	REQUIRE(is_validated(l, &source));
+	REQUIRE(!(verdict & ~LEARN_SETTLED));
+}
+
+static void check_ice(const struct learn *l, const struct learn_packet *p, int verdict)
+{
+	REQUIRE(!l->send_to.family || same(&l->send_to, &l->accept_from));
+	if (verdict)
+		REQUIRE(is_validated(l, &p->source) || same(&p->source, &l->accept_from));
+}
+
 static void check_packet(const struct learn *l, const struct learn *before, const struct learn_packet *p, int verdict)
 {
 	size_t i;
@@ -63,7 +91,9 @@ static void check_packet(const struct learn *l, const struct learn *before, cons
 	}
 	if (!same(&l->send_to, &before->send_to))
 		REQUIRE(verdict & LEARN_RELAY && same(&l->send_to, &p->source));
-	if (before->confirmed && l->confirmed && l->flags & PP_F_STRICT && verdict)
+	if (l->flags & PP_F_ICE)
+		check_ice(l, p, verdict);
+	else if (before->confirmed && l->confirmed && l->peer.family && l->flags & PP_F_STRICT && verdict)
 		REQUIRE(same(&p->source, &l->accept_from) || l->mode == PP_LEARN_OFF);
 	if (!same(&l->accept_from, &before->accept_from) && !same(&l->peer, &places[OWN]) &&
 	    !same(&l->alias, &places[OWN]) && l->mode == PP_LEARN_HEURISTIC && l->peer.family)
@@ -79,6 +109,7 @@ static void receive(struct learn *l, struct input *in, uint64_t now_ns)
 	packet.source = places[take_u8(in) % (PLACES - 1)];
 	what = take_u8(in);
 	packet.proof = what % 4;
+	packet.authentic = packet.proof ? (what >> 4) % 3 : LEARN_AUTHENTIC_NO;
 	packet.ssrc = what >> 2 & 3;
 	packet.seq = what & 128 ? (uint16_t)(l->seq + 1) : take_u16(in);
 	check_packet(l, &before, &packet, learn_packet(l, &packet));
@@ -97,7 +128,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		what = take_u8(&in);
 		/* up to eleven seconds, most steps much less */
 		now_ns += (what & 0x40 ? 700000000ULL : 4000000ULL) * (what & 15);
-		if (what & 0x80)
+		if (what & 0x80 && what & 0x20)
+			validate(&learn, &in, now_ns);
+		else if (what & 0x80)
 			signal_anew(&learn, &in, now_ns);
 		else
 			receive(&learn, &in, now_ns);
