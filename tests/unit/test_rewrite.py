@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -415,7 +416,8 @@ def test_the_parsed_body_is_not_touched(path: Path) -> None:
 
 
 def named(line: str, names: list[str]) -> bool:
-    return any(line.rstrip().split(":")[0].rstrip() == name.rstrip().split(":")[0] for name in names)
+    """Whether it is an attribute of one of these names, which a colon or a blank ends."""
+    return re.split(r"[:\s]", line)[0] in {re.split(r"[:\s]", name)[0] for name in names}
 
 
 def untouched(data: bytes) -> list[str]:
