@@ -235,12 +235,14 @@ static int hear_unknown_party(struct learn *l, const struct learn_packet *p)
 {
 	unsigned int count;
 
-	if (l->mode != PP_LEARN_HEURISTIC)
-		return LEARN_RELAY;
 	if (same_endpoint(&p->source, &l->accept_from)) {
 		hear(l, p);
 		return LEARN_RELAY;
 	}
+	if (l->confirmed)
+		return l->flags & PP_F_STRICT ? 0 : LEARN_RELAY;
+	if (l->mode != PP_LEARN_HEURISTIC)
+		return LEARN_RELAY;
 	if (!is_vacant(l) && !is_silent(l, p->now_ns))
 		return 0;
 	count = count_candidate(l, p);

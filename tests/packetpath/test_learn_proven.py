@@ -251,6 +251,15 @@ def test_a_proven_source_is_the_partys() -> None:
 
 
 @pytest.mark.parametrize("mode", [HEURISTIC, DELAYED, IMMEDIATE])
+def test_a_proof_holds_before_the_party_has_an_sdp(mode: int) -> None:
+    learner = Learner(mode=mode, peer=None)
+    assert learner.validate(0.1, "stranger") == "settle"
+    assert learner.packet(0.2, "stranger") == "relay"
+    assert {learner.packet(5 + i / 50, "same", seq=i) for i in range(8)} == {"drop"}
+    assert learner.state == ("stranger", "stranger", True)
+
+
+@pytest.mark.parametrize("mode", [HEURISTIC, DELAYED, IMMEDIATE])
 def test_the_latest_proof_counts_until_one_is_nominated(mode: int) -> None:
     learner = Learner(mode=mode)
     assert [learner.validate(0.1, place) for place in ("stranger", "stranger", "same")] == ["settle", "", "settle"]
