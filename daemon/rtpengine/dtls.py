@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.x509.oid import NameOID
 
-from rtpengine.dtls_association import Association
+from rtpengine.dtls_association import FIRST_RESEND_S, HANDSHAKE_S, MAX_RESEND_S, Association
 from rtpengine.dtls_library import MISMATCH, Failure, new_context
 from rtpengine.dtls_records import (
     ClientHello,
@@ -62,7 +62,8 @@ class DtlsConnected(NamedTuple):
 class DtlsFailed(NamedTuple):
     """A handshake came to nothing while no other association was there; each reason is told once.
 
-    As server, the port goes on listening: the hello may have been a stranger's, and the peer's may follow.
+    As server, the port goes on listening: the hello may have been a stranger's, and the peer's may follow. As client,
+    hellos go on for a while, since a stranger may have ended the handshake too, unless the certificate was wrong.
     """
 
     remote: Endpoint | None
@@ -134,7 +135,6 @@ class Certificate:
 class _Packet(NamedTuple):
     """A datagram of whole records, whence and when it came; ``validated``: an ICE check has come from there."""
 
-    data: bytes
     records: list[Record]
     source: Endpoint
     now: float
@@ -161,6 +161,9 @@ class DtlsEndpoint:
         self._unverified: list[Association] = []
         self._target: Endpoint | None = None
         self._is_due = False
+        self._retry_at: float | None = None
+        self._retry_interval = FIRST_RESEND_S
+        self._give_up_at = 0.0
         self._is_closed = False
         self._idle_state = "new"
         self._told: set[str] = set()
@@ -186,7 +189,7 @@ class DtlsEndpoint:
         """When to call :meth:`handle_timeout`; None for never."""
         if self._is_due:
             return 0.0
-        deadlines = (association.deadline for association in self._unverified)
+        deadlines = [self._retry_at, *(association.deadline for association in self._unverified)]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def take_output(self) -> list[tuple[Endpoint, bytes]]:
@@ -219,6 +222,7 @@ class DtlsEndpoint:
         self._unverified = []
         self._told = set()
         self._idle_state = "new"
+        self._retry_at = None
         self._is_due = self._target is not None
         if self._connected and not self._connected.is_one_of(fingerprints):
             self._connected = None
@@ -233,14 +237,20 @@ class DtlsEndpoint:
             return
         self._target = remote
         if not self._unverified and not self._connected:
-            self._connect(now)
+            self._begin(now)
         for association in self._associations():
             if association.remote != remote:
                 self._move(association, remote, now)
 
+    def _begin(self, now: float) -> None:
+        self._is_due = False
+        self._retry_interval = FIRST_RESEND_S
+        self._give_up_at = now + HANDSHAKE_S
+        self._connect(now)
+
     def _connect(self, now: float) -> None:
         assert self._target is not None
-        self._is_due = False
+        self._retry_at = None
         association = Association(self._certificate.context, self._target, now, validated=True)
         self._unverified = [association]
         association.session.expect(self._fingerprints)
@@ -260,7 +270,7 @@ class DtlsEndpoint:
         """
         if self._is_closed or len(data) > MAX_RECEIVED:
             return
-        packet = _Packet(data, parse_records(data), source, now, validated)
+        packet = _Packet(parse_records(data), source, now, validated)
         if not packet.records:
             return
         hello = parse_client_hello(packet.records[0])
@@ -274,7 +284,7 @@ class DtlsEndpoint:
             # those that came before in this loop may have replaced it
             if _is_of(packet, association) and association in self._associations():
                 association.remote = packet.source
-                self._step(association, packet.now, partial(association.session.receive, packet.data))
+                self._step(association, packet.now, partial(association.receive, packet.records))
 
     def _on_hello(self, hello: ClientHello, packet: _Packet) -> None:
         cookies = self._certificate.cookies
@@ -291,7 +301,7 @@ class DtlsEndpoint:
         """Repeated by the network or by an impatient client, or the first fragment once more."""
         if not known.session.finished:
             known.remote = packet.source
-            self._step(known, packet.now, partial(known.session.receive, packet.data))
+            self._step(known, packet.now, partial(known.receive, packet.records))
 
     def _accept(self, hello: ClientHello, packet: _Packet) -> None:
         # a peer that says hello again has forgotten what it began
@@ -318,6 +328,8 @@ class DtlsEndpoint:
     def handle_timeout(self, now: float) -> None:
         """Repeat and give up what is due; calling too early or too often does no harm."""
         if self._is_due:
+            self._begin(now)
+        elif self._retry_at is not None and self._retry_at <= now:
             self._connect(now)
         for association in self._unverified[:]:
             if association.session.finished:
@@ -336,6 +348,7 @@ class DtlsEndpoint:
         self._unverified = []
         self._is_closed = True
         self._is_due = False
+        self._retry_at = None
         self._idle_state = "closed"
 
     def _associations(self) -> list[Association]:
@@ -348,13 +361,22 @@ class DtlsEndpoint:
         except Failure as failure:
             self._send(association, association.take_output(now))
             self._fail(association, str(failure))
+            if str(failure) != MISMATCH:
+                self._retry(association, now)
             return
         self._send(association, association.take_output(now))
         if association.session.closed:
             self._send(association, association.close())
             self._fail(association, CLOSED_EARLY)
+            self._retry(association, now)
         elif association.session.finished and association in self._unverified:
             self._judge(association)
+
+    def _retry(self, association: Association, now: float) -> None:
+        """Say hello again after a while, unless the peer itself has ended it: before the keys, anybody can."""
+        if self._role == ACTIVE and not association.session.finished and now < self._give_up_at:
+            self._retry_at = now + self._retry_interval
+            self._retry_interval = min(2 * self._retry_interval, MAX_RESEND_S)
 
     def _judge(self, association: Association) -> None:
         """Believe a peer whose certificate is the one that was signalled; wait if nobody has said which."""
