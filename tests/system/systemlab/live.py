@@ -13,7 +13,7 @@ from typing import Any
 from systemlab import stunclient
 from systemlab.dtlsside import Association, Identity
 from systemlab.media import PAYLOAD, Address, Dialogue, Media, Party, Section, sender_report
-from systemlab.ngclient import Reply
+from systemlab.ngclient import Reply, drain
 from systemlab.srtpside import Receiver, Refused, Sdes, Sender
 from systemlab.stunclient import Credentials
 
@@ -112,6 +112,11 @@ class Channel:
                 media.refused += 1
                 return
         (media.heard_rtcp if is_rtcp else media.heard).append(datagram)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the last flight of the handshake is ours."""
+        return self.association is not None and not self.association.active
 
     @property
     def state(self) -> str:
@@ -213,7 +218,20 @@ class Live(Media):
         return lines
 
     def _own_role(self) -> str:
-        return OTHER_ROLE.get(self.relay_setup, self.role)
+        """Of an association that goes on, the role in which it began (RFC 8842 5.3)."""
+        return OTHER_ROLE.get(self.relay_setup) or self._kept_role or self.role
+
+    @property
+    def _kept_role(self) -> str:
+        association = self.channels[0].association
+        if association is None or self._association_of != self._about_association:
+            return ""
+        return "active" if association.active else "passive"
+
+    @property
+    def _about_association(self) -> tuple[object, ...]:
+        """What a new association follows from when it changes."""
+        return (self.dtls, self.relay_fingerprint, self.remote and self.remote.endpoint)
 
     def told(self, section: Section) -> None:
         """Take what the relay says, and begin with what follows from it."""
@@ -251,14 +269,12 @@ class Live(Media):
         assert self.dtls
         self.relay_fingerprint, self.relay_setup = section.value("fingerprint"), section.value("setup")
         assert self.to_answer or self.relay_setup != "actpass", "no answer leaves the choice (RFC 5763 5)"
-        about = (self.dtls, self.relay_fingerprint, self._own_role(), section.endpoint)
-        if about != self._association_of:
-            self._association_of = about
+        active = self._own_role() == "active"
+        if self._kept_role != ("active" if active else "passive"):
+            self._association_of = self._about_association
             for channel in self.used:
                 channel.sender = channel.receiver = None
-                channel.association = Association(
-                    self.dtls, active=self._own_role() == "active", profiles=self.srtp_profiles
-                )
+                channel.association = Association(self.dtls, active=active, profiles=self.srtp_profiles)
             # An answerer has to wait until its answer is under way.
             if not self.to_answer:
                 self.handshake()
@@ -269,8 +285,10 @@ class Live(Media):
             channel.start_dtls()
 
     def begin(self) -> None:
-        """Be quiet no more."""
+        """Be quiet no more; what came before finds nobody at home."""
         self.quiet = False
+        for sock in self.sockets:
+            drain(sock)
         self.attach()
         self.handshake()
         self._on_timer()
@@ -369,6 +387,9 @@ class LiveDialogue(Dialogue):
         media = [one for party in (self.caller, self.callee) for one in party.media if isinstance(one, Live)]
         if not await until(lambda: all(one.ready for one in media), timeout_s):
             raise NotConnectedError("; ".join(channel.state for one in media for channel in one.used))
+        # Whose flight was the last has not heard yet whether it has arrived.
+        if any(channel.is_server for one in media for channel in one.used):
+            await until(lambda: "'handshake'" not in str(self.query()), 1)
         return self
 
     async def set_up(self, **keys: Any) -> LiveDialogue:
