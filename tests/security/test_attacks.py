@@ -9,14 +9,17 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 import pytest
+from attacks.dtls import DTLS
 from attacks.rtcp import RTCP
 from attacks.scene import Attack, Outcome, Scene, perform
 from attacks.sprays import SPRAYS, STRICT, before_the_parties_speak, published, spraying
+from attacks.srtp import SRTP
+from attacks.stun import STUN
 from attacks.table import MEASURED, MODES
 from systemlab.daemon import Daemon
 from systemlab.netns import Lab
 
-ATTACKS = [*SPRAYS, *RTCP]
+ATTACKS = [*SPRAYS, *RTCP, *SRTP, *DTLS, *STUN]
 AT_ONCE = 40
 PORTS = range(30000, 30600)
 
@@ -79,6 +82,17 @@ def _named(case: object) -> str | None:
 
 @pytest.mark.parametrize(("mode", "attack", "transport"), _cases(MODES[0]), ids=_named)
 def test_nothing_is_gained_by_default(measured: Measure, mode: str, attack: Attack, transport: str) -> None:
+    assert measured(mode, attack, transport) == Outcome()
+
+
+OTHERS = [case for mode in MODES[1:] for case in _cases(mode)]
+
+
+@pytest.mark.parametrize(("mode", "attack", "transport"), [c for c in OTHERS if c[2] != "RTP"], ids=_named)
+def test_nothing_is_gained_where_media_is_authenticated(
+    measured: Measure, mode: str, attack: Attack, transport: str
+) -> None:
+    """Whatever an operator has chosen for odd phones: SRTP is verified before anything is learned or relayed."""
     assert measured(mode, attack, transport) == Outcome()
 
 

@@ -20,7 +20,7 @@ from systemlab.srtpside import Sdes
 from systemlab.stunclient import fresh_credentials
 
 FRAME_S = 0.01
-TRANSPORTS = ("RTP",)
+TRANSPORTS = ("RTP", "SDES", "DTLS")
 _marks = itertools.count(0x0BAD0000)
 
 
