@@ -12,7 +12,6 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 from OpenSSL._util import ffi, lib
 
@@ -85,7 +84,8 @@ def _any_cookie(connection: SSL.Connection, cookie: bytes) -> bool:
 
 
 def _der(certificate: crypto.X509) -> bytes:
-    return certificate.to_cryptography().public_bytes(Encoding.DER)
+    # not by way of cryptography, which refuses to read what OpenSSL lets pass
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 class Session:
