@@ -269,7 +269,7 @@ class Call:
             listening = self._ports(asked.ports, key, listener.family, offer.ports, opened)
             ports = (self._sender_ports(asking.ports, keys[0], speaker.family, offer.ports, opened), listening)
         plan = self._media_plan(listener, offer, ports[1], how, is_offer=is_offer)
-        if securing is not None and plan.local is not None and offer.profile:
+        if securing is not None:
             fingerprint = self.certificate.fingerprint if listener.keying.role else None
             plan = securing.told(plan, listener, index, fingerprint)
         if sender == 0:

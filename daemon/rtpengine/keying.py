@@ -41,7 +41,7 @@ class Keying(NamedTuple):
     SDES is in use where ``receive`` and ``send`` are set: the party protects with the former, we with the latter.
     DTLS is in use, or offered, where ``role`` is ours in the handshake: active or passive. ``fingerprints`` are the
     party's, () before it has answered. Another ``association`` number is another DTLS association; ``remote`` and
-    ``tls_id`` are what the party said when this one began.
+    ``tls_id`` are what the party said when this one began; ``told_tls_id`` is ours, which only goes to who has one.
     """
 
     told: tuple[CryptoLine, ...] = ()
@@ -53,6 +53,7 @@ class Keying(NamedTuple):
     association: int = 0
     remote: Endpoint | None = None
     tls_id: str | None = None
+    told_tls_id: str | None = None
 
 
 def does_dtls(offer: MediaOffer) -> bool:
@@ -109,7 +110,7 @@ def answer_to(
     lines = usable_lines(asked, how.sdes, tools)
     if does_dtls(asked) and not (how.dtls == "off" and lines):
         association = _associated(known, asked, _role(known, asked, how))
-        return association._replace(told=(), receive=None, send=None)
+        return association._replace(told=(), receive=None, send=None, told_tls_id=_tls_id(known, association, tools))
     if not lines:
         return Keying(own=known.own)
     theirs = answerer.receive if same_feedback else None
@@ -232,6 +233,14 @@ def _begins_anew(known: Keying, said: MediaOffer) -> bool:
         return True
     moved = said.endpoint is not None and not said.endpoint.is_null and said.endpoint != known.remote
     return moved and said.ice is None and said.tls_id is None
+
+
+def _tls_id(known: Keying, now: Keying, tools: Tools) -> str | None:
+    """Our name of the association, for an offerer who names it too (RFC 8842 5.3)."""
+    if now.tls_id is None:
+        return None
+    same = known.told_tls_id is not None and known.association == now.association
+    return known.told_tls_id if same else tools.random(15).hex()
 
 
 def _associated(known: Keying, said: MediaOffer, role: str) -> Keying:

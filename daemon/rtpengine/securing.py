@@ -41,23 +41,27 @@ class Securing:
         """Sender and recipient with their new keys and ICE."""
         if self._offer.rejected:
             return speaker, listener
-        if self._offer.profile is None:
-            return speaker._replace(keying=Keying(), reach=Reach()), listener._replace(keying=Keying(), reach=Reach())
         speaker = speaker._replace(keying=self._speaker_keying(speaker))
         listener = listener._replace(keying=self._listener_keying(speaker, listener))
+        if self._offer.profile is None and not self._is_checked():
+            return speaker._replace(reach=Reach()), listener._replace(reach=Reach())
         reach, telling = self._reach(speaker, listener)
         self._ice_lines = telling.lines
         return speaker._replace(reach=reach), listener._replace(reach=telling.reach)
 
+    def _is_checked(self) -> bool:
+        """Whether a party does ICE here: fax machines do not, and data channels do, whose DTLS passes unseen."""
+        return self._offer.ice is not None or (self._asked.offer is not None and self._asked.offer.ice is not None)
+
     def _speaker_keying(self, speaker: Party) -> Keying:
-        if not speaker.profile.secure:
+        if not speaker.profile.secure or self._offer.profile is None:
             return Keying()
         if self._is_offer:
             return self._asking.keying
         return keying.answered(self._asking.keying, self._offer)
 
     def _listener_keying(self, speaker: Party, listener: Party) -> Keying:
-        if not listener.profile.secure:
+        if not listener.profile.secure or self._offer.profile is None:
             return Keying()
         same_feedback = speaker.profile.feedback == listener.profile.feedback
         said = self._asked.offer
@@ -93,28 +97,32 @@ class Securing:
 
         ``index`` is the number of the section, from 0.
         """
+        mid = self._mid() or (str(index) if self._how.generate_mid else None)
+        if plan.local is None:
+            return plan._replace(mid=mid)
         role = listener.keying.role
         return plan._replace(
             crypto=listener.keying.told,
             setup=("actpass" if self._is_offer else role) if role else None,
             fingerprint=fingerprint,
-            ice=self._ice_plan(plan, listener),
-            mid=self._mid() or (str(index) if self._how.generate_mid else None),
+            tls_id=listener.keying.told_tls_id,
+            ice=self._ice_plan(plan.local, listener),
+            mid=mid,
         )
 
-    def _ice_plan(self, plan: MediaPlan, listener: Party) -> IcePlan:
-        if self._ice_lines == "strip" or plan.local is None:
+    def _ice_plan(self, rtp: Endpoint, listener: Party) -> IcePlan:
+        if self._ice_lines == "strip":
             return IcePlan()
         keep = self._ice_lines == "keep"
-        only_rtp = self._offer.mux_only or (plan.rtcp_mux and not self._is_offer)
-        rtcp = None if only_rtp else Endpoint(plan.local.address, plan.local.port + 1)
+        shared = self._offer.mux_only or (listener.rtcp_mux and not self._is_offer)
+        rtcp = None if shared or self._offer.profile is None else Endpoint(rtp.address, rtp.port + 1)
         as_relay = keep and self._how.ice == "force-relay"
         return IcePlan(
             keep=keep,
             keep_relays=not as_relay,
             credentials=None if keep else listener.reach.local,
             candidates=candidates(
-                plan.local,
+                rtp,
                 rtcp,
                 self._tools.foundations,
                 lowest=self._offer.lowest_priority if keep else None,

@@ -213,6 +213,14 @@ def test_when_an_association_begins_anew(tools: Tools, later: MediaOffer, anew: 
     assert second.role == ("active" if anew else "passive")
 
 
+def test_an_association_is_named_to_who_names_it(tools: Tools) -> None:
+    assert reply(Keying(), said(setup="active"), Keying(), tools).told_tls_id is None
+    first = reply(Keying(), said(setup="active", tls_id="one"), Keying(), tools)
+    assert first.told_tls_id is not None and len(first.told_tls_id) >= 20
+    assert reply(first, said(setup="active", tls_id="one"), Keying(), tools).told_tls_id == first.told_tls_id
+    assert reply(first, said(setup="active", tls_id="two"), Keying(), tools).told_tls_id != first.told_tls_id
+
+
 def test_who_has_answered_by_dtls_is_offered_nothing_else(tools: Tools) -> None:
     b = answered(offer(Keying(), PLAIN, tools), said(setup="active"))
     again = offer(b, PLAIN, tools)

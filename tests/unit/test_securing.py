@@ -198,10 +198,29 @@ def test_a_mid_is_made_if_asked_for(call: Call, generate: bool, mid: str | None)
     assert offer(call, audio(A), Signalling(generate_mid=generate)).mid == mid
 
 
+DATA = "UDP/DTLS/SCTP"
+
+
+def test_data_channels_find_their_way_too(call: Call, transport: FakeTransport) -> None:
+    data = MediaOffer("application", A, None, DATA, ice=ICE_A, body_has_ice=True, mid="data")
+    to_b = offer(call, data, Signalling(ice="force"))
+    assert to_b.ice.credentials is not None and [c.component for c in to_b.ice.candidates] == [1]
+    assert (to_b.crypto, to_b.setup) == ((), None)
+    to_a = answer(call, data._replace(endpoint=B, ice=ICE_B), Signalling(ice="force"))
+    assert to_a.ice.credentials is not None and to_a.mid == "data"
+    config = transport.configs[30000]
+    assert (config.rtp, config.stun, config.ice, config.dtls, config.secure) == (False, True, True, False, False)
+
+
+def test_a_fax_has_no_ice(call: Call) -> None:
+    fax = MediaOffer("image", A, None, "UDPTL")
+    assert offer(call, fax, Signalling(ice="optional")).ice.candidates == ()
+
+
 def test_rejected_sections_are_told_nothing(call: Call) -> None:
     offer(call, browser(), TO_PHONE)
     to_a = answer(call, audio(None, rejected=True))
-    assert (to_a.local, to_a.setup, to_a.ice.candidates) == (None, None, ())
+    assert (to_a.local, to_a.setup, to_a.ice.candidates, to_a.mid) == (None, None, (), "audio0")
 
 
 def test_a_refused_offer_changes_no_keys(call: Call, transport: FakeTransport) -> None:
