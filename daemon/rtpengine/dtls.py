@@ -281,27 +281,25 @@ class DtlsEndpoint:
 
     def _on_records(self, packet: _Packet) -> None:
         for association in self._associations():
-            # those that came before in this loop may have replaced it
+            # those that came before in this loop may have put an end to it
             if _is_of(packet, association) and association in self._associations():
-                association.remote = packet.source
-                self._step(association, packet.now, partial(association.receive, packet.records))
+                self._take(association, packet)
 
     def _on_hello(self, hello: ClientHello, packet: _Packet) -> None:
         cookies = self._certificate.cookies
         known = next((a for a in self._associations() if a.random == hello.random and _is_of(packet, a)), None)
         if known is not None:
-            self._on_known_hello(known, packet)
+            # repeated by the network or by an impatient client, or the first fragment once more
+            self._take(known, packet)
         elif packet.validated or cookies.accepts(hello, packet.source, packet.now):
             self._accept(hello, packet)
-        elif hello.message_sequence == 0:
+        else:
             request = serialize_hello_verify_request(hello, cookies.make(hello, packet.source, packet.now))
             self._output.append((packet.source, request))
 
-    def _on_known_hello(self, known: Association, packet: _Packet) -> None:
-        """Repeated by the network or by an impatient client, or the first fragment once more."""
-        if not known.session.finished:
-            known.remote = packet.source
-            self._step(known, packet.now, partial(known.receive, packet.records))
+    def _take(self, association: Association, packet: _Packet) -> None:
+        association.remote = packet.source
+        self._step(association, packet.now, partial(association.receive, packet.records))
 
     def _accept(self, hello: ClientHello, packet: _Packet) -> None:
         # a peer that says hello again has forgotten what it began

@@ -149,9 +149,8 @@ class Session:
 
     def retransmit(self) -> None:
         """Write the last flight anew if OpenSSL's own timer is due: after 1 s, then 2, 4 ... of its clock."""
+        # it gives up after twelve times, much later than its users do
         lib.DTLSv1_handle_timeout(self._connection._ssl)
-        # it may have given up, which leaves an error that the next session would take for its own
-        lib.ERR_clear_error()
 
     def close(self) -> None:
         """Write close_notify, of a finished handshake."""
