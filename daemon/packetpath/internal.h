@@ -170,6 +170,8 @@ bool demux(struct worker *worker, struct stream *stream, const struct packet *pa
 /* secure.c */
 bool secure_unprotect(struct worker *worker, struct stream *stream, struct packet *packet);
 bool secure_protect(struct worker *worker, struct stream *stream, struct packet *packet);
+void secure_sources(const struct stream *stream, enum direction direction, struct pp_sources *out);
+void secure_advance(struct stream *stream, enum direction direction, const struct pp_sources *in);
 struct scope *secure_leave(struct worker *worker, struct stream *stream);
 void scope_free(struct scope *scope);
 void secure_free(struct worker *worker);

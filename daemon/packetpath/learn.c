@@ -342,6 +342,31 @@ int learn_packet(struct learn *learn, const struct learn_packet *packet)
 	return rank == LEARN_RANK_EXACT ? LEARN_RELAY : 0;
 }
 
+/**
+ * learn_forwarded() - packets of the accepted source were forwarded elsewhere
+ * @learn: state of the stream
+ * @in: how many, and how far authenticated SSRCs have come
+ * @now_ns: CLOCK_MONOTONIC
+ *
+ * Whoever continues after a silence must do so from here: without SRTP each packet
+ * stands for one sequence number, and learn_packet() allows for those that were lost.
+ * Context: the owner of @learn; takes no lock, reads no clock.
+ */
+void learn_forwarded(struct learn *learn, const struct pp_progress *in, uint64_t now_ns)
+{
+	const struct pp_source *source = in->received.source;
+	uint32_t i;
+
+	if (!in->packets)
+		return;
+	learn->heard_ns = now_ns;
+	if (!(learn->flags & PP_F_SECURE))
+		learn->seq += (uint16_t)in->packets;
+	for (i = 0; i < in->received.count && i < PP_SOURCES; i++)
+		if (source[i].ssrc == learn->ssrc && source[i].window.next)
+			learn->seq = (uint16_t)(source[i].window.next - 1);
+}
+
 /* A sequence number that the accepted source has passed by cannot be its newest. */
 static bool is_behind(const struct learn *l, const struct learn_packet *p)
 {

@@ -23,6 +23,7 @@
 #define PP_LEARN_WINDOW_NS 3000000000
 #define PP_REBIND_SILENCE_NS 2000000000
 #define PP_EVENT_DATA_MAX 2048
+#define PP_SOURCES 8			/* SSRCs of one direction that can be handed over */
 
 enum pp_learning {
 	PP_LEARN_HEURISTIC = 0,
@@ -98,6 +99,28 @@ struct pp_state {
 	uint32_t reserved;
 };
 
+/* How far one SSRC of RTP has come. This and the next are laid out as the kernel module wants them. */
+struct pp_source {
+	uint32_t ssrc;
+	uint32_t reserved;
+	struct rtp_window window;
+};
+
+struct pp_sources {
+	uint32_t count;			/* of all, even if they are more than PP_SOURCES */
+	uint32_t reserved;
+	struct pp_source source[8];
+};
+
+/* What the kernel has done for a stream since this was last told. */
+struct pp_progress {
+	uint64_t packets;		/* sent on */
+	uint64_t bytes;
+	uint64_t drops[10];		/* PP_DROP_REASONS */
+	struct pp_sources received;	/* under the party's keys */
+	struct pp_sources sent;		/* under ours for the party of rtp_sink */
+};
+
 enum pp_event_type {
 	PP_EVENT_CONFIRMED = 1,		/* the stream has settled on a source: see pp_stream_state() */
 	PP_EVENT_STUN = 2,		/* a datagram for us */
@@ -134,6 +157,8 @@ int pp_stream_validate(struct pp *pp, int64_t id, const struct pp_address *sourc
 int pp_stream_send(struct pp *pp, int64_t id, const struct pp_address *to, const uint8_t *data, uint32_t len);
 int pp_stream_close(struct pp *pp, int64_t id);
 int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out);
+int pp_stream_sources(struct pp *pp, int64_t id, struct pp_sources *received, struct pp_sources *sent);
+int pp_stream_sync(struct pp *pp, int64_t id, const struct pp_progress *in);
 int pp_events(struct pp *pp, struct pp_event *out, uint32_t max);
 int pp_stats(struct pp *pp, struct pp_stats *out);
 

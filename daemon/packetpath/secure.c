@@ -442,3 +442,49 @@ bool secure_protect(struct worker *worker, struct stream *stream, struct packet 
 	packet->len = result;
 	return true;
 }
+
+/**
+ * secure_sources() - how far each SSRC of RTP has come in one direction
+ * @stream: the stream
+ * @direction: whose packets: the party's or ours
+ * @out: filled; count tells of all SSRCs, source has the first PP_SOURCES of them
+ *
+ * Context: lock held.
+ */
+void secure_sources(const struct stream *stream, enum direction direction, struct pp_sources *out)
+{
+	const struct context *context = stream->context[direction];
+	struct srtp_index known[SRTP_INDEX_MAX];
+	int i, count = 0;
+
+	*out = (struct pp_sources) { 0 };
+	if (context)
+		count = srtp_indices(context->srtp, known, SRTP_INDEX_MAX);
+	for (i = 0; i < count; i++) {
+		if (!known[i].rtp.next)
+			continue;
+		if (out->count < PP_SOURCES)
+			out->source[out->count] = (struct pp_source) { .ssrc = known[i].ssrc, .window = known[i].rtp };
+		out->count++;
+	}
+}
+
+/**
+ * secure_advance() - take over how far SSRCs of RTP have come elsewhere
+ * @stream: the stream
+ * @direction: whose packets: the party's or ours
+ * @in: at most PP_SOURCES of them; nothing goes back
+ *
+ * Context: lock held.
+ */
+void secure_advance(struct stream *stream, enum direction direction, const struct pp_sources *in)
+{
+	struct srtp_index known[PP_SOURCES];
+	uint32_t i;
+
+	if (!stream->context[direction])
+		return;
+	for (i = 0; i < in->count; i++)
+		known[i] = (struct srtp_index) { .ssrc = in->source[i].ssrc, .rtp = in->source[i].window };
+	srtp_advance(stream->context[direction]->srtp, known, in->count);
+}

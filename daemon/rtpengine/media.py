@@ -9,6 +9,7 @@ as immutable, and several times cheaper to build, which happens some twenty time
 from __future__ import annotations
 
 from enum import IntEnum
+from struct import Struct
 from typing import NamedTuple, Protocol
 
 IPV4 = 4
@@ -343,6 +344,37 @@ class StreamState(NamedTuple):
     last_packet: float | None
     payload_type: int | None
     drops: dict[str, int]
+
+
+MAX_SOURCES = 8
+_SOURCE = Struct("=IIQQQ")
+
+
+class Sources(NamedTuple):
+    """How far each SSRC of one direction under SRTP has come, as it goes between packet path and kernel.
+
+    ``total`` counts all; ``table`` tells of the first MAX_SOURCES, as the two have it in common: struct pp_source
+    of packetpath.h.
+    """
+
+    total: int = 0
+    table: bytes = bytes(MAX_SOURCES * _SOURCE.size)
+
+    @property
+    def ssrcs(self) -> frozenset[int]:
+        """Those that the table tells of."""
+        used = self.table[: self.total * _SOURCE.size]
+        return frozenset(ssrc for ssrc, *_ in _SOURCE.iter_unpack(used))
+
+
+class Progress(NamedTuple):
+    """What the kernel has done for one stream since it was last asked; ``drops`` by the reasons of StreamState."""
+
+    packets: int
+    bytes: int
+    drops: dict[str, int]
+    received: Sources = Sources()
+    sent: Sources = Sources()
 
 
 class MediaTransport(Protocol):

@@ -5,6 +5,7 @@ Worker threads in C own the sockets from open_stream() on; nothing here runs per
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from rtpengine._packetpath import ffi, lib
-from rtpengine.media import IPV4, IPV6, Endpoint, SrtpKeys, StreamConfig, StreamState
+from rtpengine.media import IPV4, IPV6, Endpoint, Progress, Sources, SrtpKeys, StreamConfig, StreamState
 from rtpengine.srtp import SUITES
 
 DEFAULT_PAUSE_US: int = lib.PP_DEFAULT_PAUSE_US
@@ -56,7 +57,7 @@ def _layout(ctype: Any) -> str:
         return "".join(_layout(field.type) for _, field in ctype.fields)
     if ctype.kind == "array":
         code = _layout(ctype.item)
-        return f"{ctype.length}{'s' if code == 'B' else code}"
+        return f"{ctype.length}s" if code == "B" else code * ctype.length
     return _CODES[ctype.cname]
 
 
@@ -72,6 +73,10 @@ _CONFIG = _packer("struct pp_config")
 _STATE = _packer("struct pp_state")
 _ADDRESS = _packer("struct pp_address")
 _KEYS = _packer("struct srtp_keys")
+_PROGRESS_HEAD = Struct(f"={2 + len(_DROP_REASONS)}Q")
+_COUNT = Struct("=II")
+_SOURCES_SIZE: int = ffi.sizeof("struct pp_sources")
+assert _PROGRESS_HEAD.size + 2 * _SOURCES_SIZE == ffi.sizeof("struct pp_progress")
 _NO_ADDRESS = (b"", 0, 0, 0)
 _AFTER_DROPS = 5 + len(_DROP_REASONS)  # the index of what follows the counters in a pp_state
 
@@ -189,6 +194,10 @@ def _keys(keys: SrtpKeys) -> tuple[int, int, bytes, bytes, int, int, bytes]:
     return suite.number, flags, keys.key, keys.salt, 0, len(keys.mki), keys.mki
 
 
+def _sources(sources: Any) -> Sources:
+    return Sources(sources.count, bytes(ffi.buffer(sources.source)))
+
+
 def _event(event: Any) -> Event:
     source = _from_c(event.source)
     if event.type == lib.PP_EVENT_CONFIRMED:
@@ -196,6 +205,22 @@ def _event(event: Any) -> Event:
     assert source is not None
     data = bytes(ffi.buffer(event.data, event.len))
     return (StunReceived if event.type == lib.PP_EVENT_STUN else DtlsReceived)(event.id, source, data)
+
+
+def session_key(keys: SrtpKeys, label: int, length: int) -> bytes:
+    """Derive a session key (RFC 3711 4.3.1: 0 is the cipher's, 1 the authentication's, 2 the salt).
+
+    Raise ValueError for keys that do not fit their suite, OSError (EIO) if libcrypto fails.
+    """
+    master, out = ffi.new("struct srtp_keys *"), ffi.new("uint8_t[]", length)
+    buffer = ffi.buffer(master)
+    try:
+        _KEYS.pack_into(buffer, 0, *_keys(keys))
+        if lib.srtp_derive(master, label, out, length) < 0:
+            raise OSError(errno.EIO, "libcrypto derives no key")
+        return bytes(ffi.buffer(out))
+    finally:
+        buffer[:] = bytes(_KEYS.size)
 
 
 class PacketPath:
@@ -223,6 +248,8 @@ class PacketPath:
         self._events = ffi.new("struct pp_event[]", _EVENTS_AT_ONCE)
         self._address = ffi.new("struct pp_address *")
         self._address_bytes = ffi.buffer(self._address)
+        self._progress = ffi.new("struct pp_progress *")
+        self._progress_bytes = ffi.buffer(self._progress)
         self._keys = ffi.new("struct srtp_keys[2]")
         self._keys_bytes = ffi.buffer(self._keys)
 
@@ -324,6 +351,28 @@ class PacketPath:
         check(lib.pp_stream_state(self._pp, stream, self._state))
         last: int = self._state.counters.last_packet_ns
         return last / _NS_PER_S
+
+    def sources(self, stream: int) -> tuple[Sources, Sources]:
+        """How far the SSRCs of a stream's SRTP have come: the party's, and those that we protect for it.
+
+        Raise OSError: ENOENT for a closed stream.
+        """
+        received, sent = self._progress.received, self._progress.sent
+        check(lib.pp_stream_sources(self._pp, stream, ffi.addressof(received), ffi.addressof(sent)))
+        return _sources(received), _sources(sent)
+
+    def sync(self, stream: int, progress: Progress) -> None:
+        """Take over what the kernel has forwarded for a stream since the last time.
+
+        Raise OSError: ENOENT for a closed stream, EINVAL for more SSRCs than fit.
+        """
+        drops = [progress.drops.get(reason, 0) for reason in _DROP_REASONS]
+        received, sent = progress.received, progress.sent
+        _PROGRESS_HEAD.pack_into(self._progress_bytes, 0, progress.packets, progress.bytes, *drops)
+        for at, sources in ((_PROGRESS_HEAD.size, received), (_PROGRESS_HEAD.size + _SOURCES_SIZE, sent)):
+            _COUNT.pack_into(self._progress_bytes, at, sources.total, 0)
+            self._progress_bytes[at + _COUNT.size : at + _SOURCES_SIZE] = sources.table
+        check(lib.pp_stream_sync(self._pp, stream, self._progress))
 
     def events(self) -> list[Event]:
         """Take all events; they are hints, and lost where more than 256 KiB of them wait on one worker."""

@@ -3,8 +3,8 @@
  * The packet path under everything at once, for the sanitizers.
  *
  * Usage: stress SECONDS
- * Two threads open, configure, protect, validate, read and close streams, and send
- * from them, while two others send RTP, SRTP, STUN and DTLS to their ports.
+ * Two threads open, configure, protect, validate, read, sync and close streams, and
+ * send from them, while two others send RTP, SRTP, STUN and DTLS to their ports.
  * Exit status 0 if every call returned what it may return, and SRTP got through.
  */
 #define _GNU_SOURCE
@@ -126,6 +126,20 @@ static void prove(struct controller *c, int64_t id, unsigned int seed)
 	expect(result == 0 || result == -ENOENT, "send");
 }
 
+/* To the kernel and back, which has forwarded nothing new. */
+static void hand_over(struct controller *c, int64_t id)
+{
+	struct pp_progress done = { .packets = 1, .bytes = RTP_LEN };
+	int result;
+
+	result = pp_stream_sources(c->pp, id, &done.received, &done.sent);
+	expect(result == 0 || result == -ENOENT, "sources");
+	if (done.received.count > PP_SOURCES || done.sent.count > PP_SOURCES)
+		return;
+	result = pp_stream_sync(c->pp, id, &done);
+	expect(result == 0 || result == -ENOENT, "sync");
+}
+
 static void replace(struct controller *c, unsigned int slot)
 {
 	int64_t id = c->ids[slot];
@@ -161,6 +175,7 @@ static void *control(void *arg)
 		prove(c, c->other->ids[(seed >> 17) % STREAMS], seed >> 15);
 		result = pp_stream_state(c->pp, c->other->ids[(seed >> 20) % STREAMS], &state);
 		expect(result == 0 || result == -ENOENT, "state");
+		hand_over(c, c->other->ids[(seed >> 21) % STREAMS]);
 		expect(pp_stats(c->pp, &stats) == 0, "stats");
 		result = pp_events(c->pp, events, 16);
 		expect(result >= 0, "events");

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+/* Streams whose RTP somebody else forwards, namely the kernel: what it must know before, and what it has done. */
+#define _GNU_SOURCE
+#include "internal.h"
+
+#include <errno.h>
+
+/**
+ * pp_stream_sources() - how far the SSRCs of a stream's SRTP have come
+ * @pp: the packet path
+ * @id: the stream
+ * @received: filled with those of the party
+ * @sent: filled with those that we protect for the party
+ *
+ * Return: 0, or -ENOENT for a stale id.
+ * Context: any thread.
+ */
+int pp_stream_sources(struct pp *pp, int64_t id, struct pp_sources *received, struct pp_sources *sent)
+{
+	struct worker *w = stream_lock(pp, id);
+	struct stream *s;
+
+	if (!w)
+		return -ENOENT;
+	s = stream_find(&w->table, id);
+	if (s) {
+		secure_sources(s, RECEIVE, received);
+		secure_sources(s, SEND, sent);
+	}
+	worker_unlock(w);
+	return s ? 0 : -ENOENT;
+}
+
+static void add_counts(struct worker *w, struct stream *s, const struct pp_progress *in)
+{
+	unsigned int i;
+
+	s->counters.packets += in->packets;
+	s->counters.bytes += in->bytes;
+	w->stats.packets += in->packets;
+	w->stats.bytes += in->bytes;
+	for (i = 0; i < PP_DROP_REASONS; i++) {
+		s->counters.drops[i] += in->drops[i];
+		w->stats.drops[i] += in->drops[i];
+	}
+	s->counters.errors += in->drops[PP_DROP_SEND];
+	w->stats.errors += in->drops[PP_DROP_SEND];
+}
+
+/**
+ * pp_stream_sync() - take over what was forwarded elsewhere for a stream
+ * @pp: the packet path
+ * @id: the stream that would have received it
+ * @in: what is new since the last time; SSRCs that are told twice change nothing
+ *
+ * Counters, signs of life and SRTP indices are then as if the packets had passed here.
+ * Return: 0; -ENOENT for a stale id, -EINVAL for more SSRCs than fit.
+ * Context: any thread.
+ */
+int pp_stream_sync(struct pp *pp, int64_t id, const struct pp_progress *in)
+{
+	struct worker *w;
+	struct stream *s, *sink;
+
+	if (in->received.count > PP_SOURCES || in->sent.count > PP_SOURCES)
+		return -EINVAL;
+	w = stream_lock(pp, id);
+	if (!w)
+		return -ENOENT;
+	s = stream_find(&w->table, id);
+	if (s) {
+		add_counts(w, s, in);
+		learn_forwarded(&s->learn, in, monotonic_ns());
+		if (in->packets)
+			s->counters.last_packet_ns = s->learn.heard_ns;
+		secure_advance(s, RECEIVE, &in->received);
+		sink = stream_find(&w->table, s->rtp_sink);
+		if (sink)
+			secure_advance(sink, SEND, &in->sent);
+	}
+	worker_unlock(w);
+	return s ? 0 : -ENOENT;
+}
