@@ -52,7 +52,8 @@ class Daemon:
             self.path, config.num_threads, _port_pools(config), _advertised(config), time.monotonic
         )
         limits = Limits(config.timeout_s, config.silent_timeout_s)
-        self._certificate = Certificate.generate(datetime.now(UTC))
+        self._suites = config.srtp_suites
+        self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
         self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), _log_end)
         self.listeners = [
             DatagramListener(sock, self._protocol(option, config), config.control_allow)
@@ -139,7 +140,7 @@ class Daemon:
             self._refused_logged = refused
 
         if self._certificate.expires_soon(datetime.now(UTC)):
-            self._certificate = Certificate.generate(datetime.now(UTC))
+            self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
             log.info("new certificate for DTLS")
 
     def _on_events(self) -> None:

@@ -7,7 +7,7 @@ that are not verified yet, which cannot disturb the one that is.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from ipaddress import IPv6Address
@@ -29,7 +29,7 @@ from rtpengine.dtls_records import (
     serialize_hello_verify_request,
 )
 from rtpengine.media import IPV6, Endpoint, Fingerprint, SrtpKeys
-from rtpengine.srtp import PROFILES
+from rtpengine.srtp import SUITES
 
 ACTIVE = "active"
 PASSIVE = "passive"
@@ -102,16 +102,20 @@ class Cookies:
 class Certificate:
     """Who we are to the peers of DTLS: an ECDSA key with a self-signed certificate, and the secret of the cookies."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, expires: datetime) -> None:
-        profiles = [suite.profile for suite in PROFILES.values() if suite.profile is not None]
+    def __init__(
+        self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, expires: datetime, profiles: list[str]
+    ) -> None:
         self.fingerprint = Fingerprint("sha-256", certificate.fingerprint(hashes.SHA256()))
         self.context = new_context(certificate, key, profiles)
         self.cookies = Cookies(AESGCM.generate_key(256))
         self._expires = expires
 
     @classmethod
-    def generate(cls, now: datetime) -> Certificate:
-        """Make a new one, valid around ``now`` (UTC)."""
+    def generate(cls, now: datetime, suites: Iterable[str] = SUITES) -> Certificate:
+        """Make a new one, valid around ``now`` (UTC).
+
+        Handshakes agree on one of the SRTP ``suites`` (SDES names, the preferred first) that have a profile in DTLS.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rtpengine")])
         expires = now + _LIFETIME
@@ -125,7 +129,8 @@ class Certificate:
             .not_valid_after(expires)
             .sign(key, hashes.SHA256())
         )
-        return cls(key, certificate, expires)
+        profiles = [profile for suite in suites if (profile := SUITES[suite].profile) is not None]
+        return cls(key, certificate, expires, profiles)
 
     def expires_soon(self, now: datetime) -> bool:
         """Whether it is time for new calls to use another one."""

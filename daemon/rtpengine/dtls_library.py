@@ -47,12 +47,17 @@ def matches(der: bytes, fingerprints: tuple[Fingerprint, ...]) -> bool:
 
 
 def new_context(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, profiles: Iterable[str]) -> SSL.Context:
-    """What all associations with one certificate share, for both roles; ``profiles`` of SRTP, the preferred first."""
+    """What all associations with one certificate share, for both roles; ``profiles`` of SRTP, the preferred first.
+
+    Without any of them handshakes end, but in no keys.
+    """
     context = SSL.Context(SSL.DTLS_METHOD)
     context.set_min_proto_version(_DTLS_1_2)
     context.set_max_proto_version(_DTLS_1_2)
     context.set_cipher_list(_CIPHERS)
-    context.set_tlsext_use_srtp(":".join(profiles).encode())
+    names = ":".join(profiles)
+    if names:
+        context.set_tlsext_use_srtp(names.encode())
     _use_certificate(context, certificate, key)
     # without this, OpenSSL takes another MTU than the one it was told
     context.set_options(SSL.OP_NO_QUERY_MTU | SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION)

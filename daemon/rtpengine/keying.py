@@ -33,6 +33,11 @@ class Tools(NamedTuple):
     foundations: tuple[str, str]
     suites: tuple[str, ...] = STRONG
 
+    @property
+    def do_dtls(self) -> bool:
+        """Whether a handshake could end in one of the suites."""
+        return any(SUITES[suite].profile is not None for suite in self.suites)
+
 
 class Keying(NamedTuple):
     """What is agreed with one party, and what it was told last.

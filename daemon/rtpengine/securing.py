@@ -32,7 +32,8 @@ class Securing:
         self._asking = asking
         self._asked = Party(offer=asked.offer, protocol=asked.protocol) if how.reset and is_offer else asked
         self._offer = offer
-        self._how = how if how.dtls or is_offer else how._replace(dtls=asked.prefers)
+        dtls = how.dtls if how.dtls or is_offer else asked.prefers
+        self._how = how._replace(dtls=dtls if tools.do_dtls else "off")
         self._tools = tools
         self._is_offer = is_offer
         self._ice_lines = "strip"

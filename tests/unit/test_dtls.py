@@ -217,6 +217,24 @@ def test_as_server_our_order_of_suites_counts(profiles: bytes, suite: str) -> No
     assert wire.endpoints[SERVER].suite == suite
 
 
+@pytest.mark.parametrize(
+    ("suites", "suite"),
+    [
+        (("AEAD_AES_128_GCM", "AES_CM_128_HMAC_SHA1_80"), "AEAD_AES_128_GCM"),
+        (("AES_256_CM_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32"), "AES_CM_128_HMAC_SHA1_32"),
+        (("AES_256_CM_HMAC_SHA1_80",), None),
+    ],
+)
+def test_only_the_suites_of_the_operator_are_agreed_on(suites: tuple[str, ...], suite: str | None) -> None:
+    certificate = Certificate.generate(TODAY, suites)
+    endpoint = DtlsEndpoint(certificate, "passive", (THEIRS.fingerprint,))
+    wire = meeting(client(certificate.fingerprint), endpoint)
+    wire.run(seconds=0.5)
+    assert endpoint.suite == suite
+    if suite is None:
+        assert endpoint.state == f"failed: {NO_PROFILE}"
+
+
 # restarts
 
 

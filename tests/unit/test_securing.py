@@ -104,6 +104,12 @@ def test_without_ice_the_active_side_begins_at_once(call: Call, transport: FakeT
     assert hellos == [(30000, B), (30001, Endpoint(B.address, B.port + 1))]
 
 
+def test_no_dtls_is_offered_that_could_end_in_no_suite(transport: FakeTransport) -> None:
+    call = Call("c", 0.0, Learning.HEURISTIC, transport, TOOLS._replace(suites=("AES_256_CM_HMAC_SHA1_80",)))
+    to_b = offer(call, audio(A), Signalling(protocol="RTP/SAVP"))
+    assert (to_b.setup, [line.keys.suite for line in to_b.crypto]) == (None, ["AES_256_CM_HMAC_SHA1_80"])
+
+
 @pytest.mark.parametrize("feedback", ["", "F"])
 def test_sdes_keys_cross_over(call: Call, transport: FakeTransport, feedback: str) -> None:
     to_b = offer(call, sdes(A, KEY_A, protocol="RTP/SAVP" + feedback), Signalling(dtls="off"))
