@@ -227,7 +227,7 @@ def test_as_server_our_order_of_suites_counts(profiles: bytes, suite: str) -> No
 )
 def test_only_the_suites_of_the_operator_are_agreed_on(suites: tuple[str, ...], suite: str | None) -> None:
     certificate = Certificate.generate(TODAY, suites)
-    endpoint = DtlsEndpoint(certificate, "passive", (THEIRS.fingerprint,))
+    endpoint = DtlsEndpoint(certificate, "passive", (OURS.fingerprint,))
     wire = meeting(client(certificate.fingerprint), endpoint)
     wire.run(seconds=0.5)
     assert endpoint.suite == suite
