@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from struct import Struct
 from typing import NamedTuple
 
 HANDSHAKE = 22
 
-RECORD_HEADER_LEN = 13
+# Content type, version in two bytes, epoch, sequence number in 16 and 32 bits, length.
+_RECORD_HEADER = Struct("!BBxHHIH")
+RECORD_HEADER_LEN = _RECORD_HEADER.size
 MESSAGE_HEADER_LEN = 12
 RANDOM_LEN = 32
 
@@ -47,13 +50,13 @@ def parse_records(datagram: bytes) -> list[Record]:
     start = 0
     while start < len(datagram):
         payload = start + RECORD_HEADER_LEN
-        if len(datagram) < payload or datagram[start] not in _CONTENT_TYPES or datagram[start + 1] != _VERSION_MAJOR:
+        if len(datagram) < payload:
             return []
-        end = payload + _number(datagram, payload - 2, 2)
-        if len(datagram) < end:
+        content_type, major, epoch, high, low, length = _RECORD_HEADER.unpack_from(datagram, start)
+        end = payload + length
+        if content_type not in _CONTENT_TYPES or major != _VERSION_MAJOR or len(datagram) < end:
             return []
-        epoch, sequence = _number(datagram, start + 3, 2), _number(datagram, start + 5, 6)
-        records.append(Record(datagram[start], epoch, sequence, datagram[start:end]))
+        records.append(Record(content_type, epoch, high << 32 | low, datagram[start:end]))
         start = end
     return records
 
