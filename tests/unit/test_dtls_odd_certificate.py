@@ -29,7 +29,7 @@ def odd_certificate(tmp_path: Path) -> tuple[Certificate, bytes]:
     certificate = unsigned.sign(key, hashes.SHA256())
     der = certificate.public_bytes(Encoding.DER).replace(b"260601000000Z", b"269901000000Z")
     (tmp_path / "odd.der").write_bytes(der)
-    odd = Certificate(key, certificate, TODAY)
+    odd = Certificate(key, certificate, TODAY, ["SRTP_AES128_CM_SHA1_80"])
     odd.context.use_certificate_file(str(tmp_path / "odd.der"), crypto.FILETYPE_ASN1)
     with pytest.raises(ValueError, match="not_before"):
         x509.load_der_x509_certificate(der)
