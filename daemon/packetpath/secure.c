@@ -210,21 +210,21 @@ static int provide(const struct srtp_keys *const keys[], struct spare *spare)
 	return 0;
 }
 
+/* Joining before leaving, so that a scope which stays the same does not end in between. */
 static struct scope *enter(struct worker *w, struct stream *s, uint64_t id, struct spare *spare)
 {
 	struct scope **link = scope_link(w, id);
+	struct scope *scope = *link;
 
-	if (s->scope && s->scope == *link)
-		return s->scope;
-	if (!*link) {
-		*link = spare->scope;
-		(*link)->id = id;
+	if (!scope) {
+		scope = *link = spare->scope;
+		scope->id = id;
 		spare->scope = NULL;
 	}
-	(*link)->streams++;
+	scope->streams++;
 	spare->left = secure_leave(w, s);
-	s->scope = *scope_link(w, id);
-	return s->scope;
+	s->scope = scope;
+	return scope;
 }
 
 /* The context of these keys, in front; @spare holds it if the scope does not, and then what has to go for it. */
@@ -249,14 +249,11 @@ static void apply(struct worker *w, struct stream *s, uint64_t id, const struct 
 		  struct spare *spare)
 {
 	struct scope *scope = enter(w, s, id, spare);
-	struct context *before, *rested;
+	struct context *rested;
 	unsigned int i;
 
 	for (i = 0; i < DIRECTIONS; i++) {
-		before = s->context[i];
 		s->context[i] = keys[i] ? use(scope, keys[i], i, spare) : NULL;
-		if (before)
-			before->streams--;
 		rested = spare->context[i] ? NULL : surplus(scope);
 		if (!rested)
 			continue;

@@ -79,6 +79,14 @@ SRTP_CASES = [
     ),
     Case("our own address is not the party's", srtp("local", 0.1, "rr"), "exact", None, False),
     Case("null is nobody's", srtp("null", 0.1, "dd"), "exact", None, False),
+    Case("a BYE is no beginning", srtp("stranger", 0.1, "rr", proof=NONE), "exact", None, False),
+    Case(
+        "after a move nobody gets in by being named",
+        [*srtp("exact", 0.1, "s"), *srtp("stranger", 0.2, "s", seq=5), *run("same", 0.3, "dd", seq=6)],
+        "stranger",
+        "stranger",
+        True,
+    ),
     Case(
         "a BYE from elsewhere moves nothing",
         [*srtp("exact", 0.1, "s", proof=RTCP), *srtp("stranger", 0.2, "d", proof=NONE)],

@@ -229,6 +229,13 @@ def test_a_flood_is_cut_off(path: PacketPath, stranger: socket.socket, data: byt
         assert relay.a.state.drops == {"flood": 400 - passed}
 
 
+def test_a_flood_of_one_kind_leaves_the_other_its_tokens(path: PacketPath) -> None:
+    with Relay(path).connect(a={"stun": True, "dtls": True}) as relay:
+        flood(path, relay.a, relay.a.sock, stun(), 100)
+        relay.a.send(DTLS)
+        assert {type(event) for event in take(path, 1)} >= {DtlsReceived}
+
+
 def test_a_flood_of_strangers_does_not_keep_the_party_out(path: PacketPath, stranger: socket.socket) -> None:
     with Relay(path).connect(a={"stun": True, "dtls": True, "stranger_allowed": True, "ufrag": "us"}) as relay:
         for data in (stun(), DTLS, check("they")):

@@ -474,8 +474,9 @@ def test_a_key_that_comes_back_goes_on(rtcp_pair: tuple[Party, SecureParty]) -> 
 
 
 def test_a_direction_is_not_the_other(rtcp_pair: tuple[Party, SecureParty]) -> None:
-    """The same keys both ways are two contexts."""
+    """The same keys both ways are two contexts: an index that we have used may come from the party."""
     a, b = rtcp_pair
+    assert hears_rtcp_from(a, b)
     b.theirs = b.ours
     b.agree()
     b.sender = session(b.ours, inbound=False)
@@ -516,24 +517,25 @@ def test_scopes_that_share_a_bucket_are_apart(path: PacketPath, parties: list[Pa
     found = [SecureParty(path, keys(1), keys(2), scope) for scope in scopes]
     a = Party(path)
     parties += [a, *found]
-    for b in found:
-        b.configure(rtcp_only=True)
-        a.configure(rtcp_only=True, rtcp_sink=b.stream)
-        assert hears_rtcp_from(a, b)
-    for b in (found[1], found[0], found[3], found[2]):
-        a.configure(rtcp_only=True, rtcp_sink=b.stream)
-        assert hears_rtcp_from(a, b)
-        path.close_stream(b.stream)
+    for order, expected in ((found, 0), ((found[1], found[0], found[3], found[2]), 1)):
+        for b in order:
+            b.configure(rtcp_only=True)
+            a.configure(rtcp_only=True, rtcp_sink=b.stream)
+            a.send(rtcp(200))
+            index = int.from_bytes(b.receive()[-14:-10], "big") & 0x7FFFFFFF
+            assert index == expected
+            if expected:
+                path.close_stream(b.stream)
 
 
 def test_many_keys_in_one_scope(rtcp_pair: tuple[Party, SecureParty]) -> None:
     """Those used last are kept; one that has rested for longer than 30 others is forgotten."""
     a, b = rtcp_pair
     recent = keys(100)
+    receiver = session(recent, inbound=True)
     for number in range(20, 60):
-        if number == 50:
+        if number in (20, 50):
             b.path.protect(b.stream, b.scope, None, recent)
-            receiver = session(recent, inbound=True)
             a.send(rtcp(200))
             assert receiver.unprotect_rtcp(b.receive()) == rtcp(200)
         b.path.protect(b.stream, b.scope, None, keys(number))
@@ -566,6 +568,26 @@ def test_from_passing_to_protecting_and_back(path: PacketPath, parties: list[Par
     a.agree(), b.agree()
     a.talk(rtp(65539))
     assert b.hear() == rtp(65539)
+
+
+def test_an_index_of_ours_does_not_come_again_from_the_party(path: PacketPath, parties: list[Party]) -> None:
+    """A begins to use the key that we have used towards B already."""
+    a, b = SecureParty(path, keys(5), keys(2), 1), SecureParty(path, keys(3), keys(1), 2)
+    parties += [a, b]
+    connect(a, b, {"rtcp_mux": True})
+    for theirs in (keys(5), keys(1)):
+        a.theirs, a.sender = theirs, session(theirs, inbound=False)
+        a.agree()
+        for _ in range(3):
+            a.talk_rtcp(rtcp(200))
+            assert b.hear_rtcp() == rtcp(200)
+
+
+def test_equal_keys_of_a_party_that_is_plain_now(path: PacketPath, parties: list[Party]) -> None:
+    a, b = secure_pair(path, parties, equal=True)
+    connect(a, b, None, {"secure": False})
+    a.talk(rtp(1))
+    assert b.receive() == rtp(1)
 
 
 # The interface
