@@ -205,7 +205,8 @@ def test_every_error_of_the_older_protocols_is_explained(reason: str) -> None:
 def constant(name: str) -> int:
     """An integer #define of the packet path."""
     text = "".join(
-        (ROOT / "daemon" / "packetpath" / file).read_text() for file in ("packetpath.h", "learn.h", "worker.c")
+        (ROOT / "daemon" / "packetpath" / file).read_text()
+        for file in ("packetpath.h", "learn.h", "worker.c", "demux.c", "secure.c")
     )
     match = re.search(rf"#define {name}\s+(\d+)", text)
     assert match, name
@@ -219,6 +220,11 @@ NUMBERS = [
     (MEDIA, f"it takes {constant('LEARN_STRANGER_PACKETS')} (RTCP: {constant('LEARN_STRANGER_RTCP')})"),
     (MEDIA, f"send {constant('LEARN_STRANGER_PACKETS')} RTP packets of one SSRC"),
     (MEDIA, f"(on an RTCP port: {constant('LEARN_STRANGER_RTCP')} RTCP packets)"),
+    (MEDIA, f"check {constant('FORGED_BURST')} packets in vain, and then {constant('FORGED_PER_S')} a second"),
+    (MEDIA, f"The {('no', 'one', 'two', 'three', 'four')[constant('LEARN_VALIDATED')]} latest are heard"),
+    (MEDIA, f"fragment {constant('KNOWN_BURST')} at once and {constant('KNOWN_PER_S')} a second for each stream"),
+    (MEDIA, f"of all others {constant('STRANGERS_BURST')} and {constant('STRANGERS_PER_S')}, and"),
+    (MEDIA, f"and {constant('ALL_STRANGERS_BURST')} and {constant('ALL_STRANGERS_PER_S')} for all streams"),
     (MEDIA, f"Datagrams of up to {constant('PP_PACKET_MAX')} bytes"),
     (MEDIA, f"until about {constant('GATHER')} of them"),
     (MEDIA, f"fewer than {constant('GATHER_MIN')} packets"),
