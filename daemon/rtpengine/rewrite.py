@@ -29,6 +29,9 @@ _DIRECTIONS = set(DIRECTIONS)
 _BUNDLE_GROUP = r"|group[:\s]BUNDLE(?: |[^\S\n]*+(?!.))"
 _RELAY_CANDIDATE = r"|candidate:.*? typ (?i:relay)(?!\S)"
 
+# Where address type and address stand, and our address to take their place.
+_Changes = list[tuple[Span, str | None]]
+
 
 def _any_of(names: list[str]) -> str:
     """A pattern for one of these sorted names that goes by their letters: re would try one name after the other."""
@@ -112,22 +115,27 @@ def _session(session: Session, plans: Sequence[MediaPlan], how: Signalling, addr
     text = session.text
     ice_stays = any(plan.ice.keep for plan in plans)
     if session.media:
-        spans = []
+        changes: _Changes = []
         if "origin" in how.replace and session.origin is not None and not session.origin.is_null:
-            spans.append(session.origin_span)
+            changes.append((session.origin_span, address))
         inheriting = [pair for pair in zip(session.media, plans, strict=True) if pair[0].connection is None]
-        if (inheriting or "session-connection" in how.replace) and not _keeps_connection(session, inheriting):
-            spans += session.connections
-        text = _readdressed(text, spans, address)
+        if (inheriting or "session-connection" in how.replace) and not _keeps_endpoint(inheriting):
+            changes += _connections(session, [plan for _, plan in inheriting], address)
+        text = _readdressed(text, changes)
     text = _removed_from_session(ice_stays).sub("", text)
     return text + "\na=ice-lite\r" if any(plan.ice.credentials for plan in plans) else text
 
 
-def _keeps_connection(session: Session, inheriting: Sequence[tuple[MediaDescription, MediaPlan]]) -> bool:
+def _keeps_endpoint(inheriting: Sequence[tuple[MediaDescription, MediaPlan]]) -> bool:
     """Whether the address of the session is to stay for the sections that it holds for."""
-    if any(plan.ice.keep and _endpoint_stays(section, plan) for section, plan in inheriting):
-        return True
-    return _keeps_null(session, [plan for _, plan in inheriting])
+    return any(plan.ice.keep and _endpoint_stays(section, plan) for section, plan in inheriting)
+
+
+def _connections(part: Part, plans: Sequence[MediaPlan], address: str | None) -> _Changes:
+    """What becomes of every c= line of a part: a second one would lead the media past us, beside a null one too."""
+    if _keeps_null(part, plans):
+        return [(span, None) for span in part.connections[1:]]
+    return [(span, address) for span in part.connections]
 
 
 def _keeps_null(part: Part, plans: Sequence[MediaPlan]) -> bool:
@@ -153,10 +161,10 @@ def _endpoint_stays(section: MediaDescription, plan: MediaPlan) -> bool:
 def _section(session: Session, section: MediaDescription, plan: MediaPlan, how: Signalling, address: str | None) -> str:
     edit = _edit(session, section, plan)
     text = section.text
-    if section.connections and not edit.endpoint_stays and not _keeps_null(section, [plan]):
+    if section.connections and not edit.endpoint_stays:
         if plan.local is not None and how.media_address is None:
             address = plan.local.address
-        text = _readdressed(text, section.connections, address)
+        text = _readdressed(text, _connections(section, [plan], address))
     text = _removed_from_section(edit).sub("", _replanned(text, section, plan, edit))
     text += _rtp_lines(plan, how, edit) if edit.rtp else _opaque_lines(session, section)
     text += _ice_lines(plan.ice)
@@ -216,13 +224,10 @@ def _opaque_lines(session: Session, section: MediaDescription) -> str:
     return text
 
 
-def _readdressed(text: str, spans: Sequence[Span], address: str | None) -> str:
-    """The text with these address types and addresses replaced; None is the null address of the type there.
-
-    That is every c= line of a part: a second one would lead the media past us.
-    """
+def _readdressed(text: str, changes: _Changes) -> str:
+    """The text with these address types and addresses replaced; None is the null address of the type there."""
     pieces, done = [], 0
-    for start, end in sorted(spans):
+    for (start, end), address in sorted(changes):
         if address is None:
             words = "IP6 ::" if text.startswith(("IP6", "ip6"), start) else "IP4 0.0.0.0"
         else:

@@ -119,6 +119,9 @@ NULL6 = ["v=0", "o=u 1 1 IN IP6 ::", "s=-", "c=IN IP6 ::"]
         (HEAD, [AUDIO, "c=IN IP4 0.0.0.0"], [plan()], [f"IP4 {OURS}", f"IP4 {OURS}"]),
         (HEAD, [AUDIO, "c=IN IP4 0.0.0.0"], [DISABLED], ["IP4 0.0.0.0", "IP4 0.0.0.0"]),
         (HEAD, [AUDIO, "c=IN IP6 2001:db8::1"], [DISABLED], ["IP4 0.0.0.0", "IP6 ::"]),
+        # no second one leads past us
+        (HEAD, [AUDIO, "c=IN IP4 0.0.0.0", "c=IN IP4 10.0.0.7"], [HELD], [f"IP4 {OURS}", "IP4 0.0.0.0", "IP4 0.0.0.0"]),
+        ([*NULL, "c=IN IP6 2001:db8::7"], [AUDIO], [HELD], ["IP4 0.0.0.0", "IP6 ::"]),
     ],
 )
 def test_null_addresses(head: list[str], section: list[str], plans: list[MediaPlan], expected: list[str]) -> None:
