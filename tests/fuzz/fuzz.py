@@ -68,6 +68,7 @@ TARGETS = {
         ),
         Target("srtp", "SRTP and SRTCP, sent, altered and invented", 4096, ("srtp_crypto.c",), ("-lcrypto",)),
         Target("stun", "STUN to ICE agents and relay", 4096),
+        Target("dtls", "DTLS from strangers, beside the handshake of the party", 4096),
         Target("sdes", "a=crypto lines", 1024),
         Target("sdp", "offer, answer and re-offer with any body", 8192),
         Target("ng", "whole ng requests", 8192),

@@ -13,7 +13,7 @@ def one_input(data: bytes) -> None:
     """Requests of one proxy, in a row."""
     proxy = PaperProxy()
     datagrams = data.split(SEPARATOR)[:8]
-    with watched_log(datagrams):
+    with watched_log(datagrams, data):
         for datagram in datagrams:
             _exchange(proxy, datagram)
         proxy.end()

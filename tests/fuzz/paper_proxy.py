@@ -30,19 +30,19 @@ _SECRET = re.compile(rb"inline:([A-Za-z0-9+/]{28,})|\na=ice-pwd:([^\r\n]{22,})")
 class Secrets(logging.Handler):
     """Formats all that is logged, and fails where a key or a password of ``bodies`` gets there."""
 
-    def __init__(self, bodies: list[bytes]) -> None:
+    def __init__(self, bodies: list[bytes], said: bytes) -> None:
         super().__init__(logging.DEBUG)
-        self._secrets = list(_secrets(b"\0".join(bodies)))
+        self._secrets = _secrets(b"\0".join(bodies), said)
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         assert not any(secret in text for secret in self._secrets), "a secret is logged"
 
 
-def _secrets(text: bytes) -> list[str]:
-    """What stands behind ``inline:`` and ``ice-pwd:``, unless it is said in the open elsewhere too."""
-    found = Counter(one or other for one, other in _SECRET.findall(text))
-    return [secret.decode("utf-8", "surrogateescape") for secret, n in found.items() if text.count(secret) == n]
+def _secrets(bodies: bytes, said: bytes) -> list[str]:
+    """What stands behind ``inline:`` and ``ice-pwd:`` in bodies, and nowhere else in all that is said."""
+    found = Counter(one or other for one, other in _SECRET.findall(bodies))
+    return [secret.decode("utf-8", "surrogateescape") for secret, n in found.items() if said.count(secret) == n]
 
 
 class PaperProxy:
@@ -84,9 +84,9 @@ class PaperProxy:
 
 
 @contextmanager
-def watched_log(bodies: list[bytes]) -> Any:
-    """Let nothing be logged that these bodies have as a secret."""
-    logger, handler = logging.getLogger("rtpengine"), Secrets(bodies)
+def watched_log(bodies: list[bytes], said: bytes) -> Any:
+    """Let nothing be logged that these bodies, of all that is ``said``, have as a secret."""
+    logger, handler = logging.getLogger("rtpengine"), Secrets(bodies, said)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)

@@ -20,7 +20,7 @@ def one_input(data: bytes) -> None:
     parts = data.split(b"\0")
     requests = list(zip(parts[::2], parts[1::2], strict=False))[:MAX_REQUESTS]
     proxy = PaperProxy()
-    with watched_log([body for _, body in requests]):
+    with watched_log([body for _, body in requests], data):
         for number, (flags, body) in enumerate(requests):
             _exchange(proxy, number, flags, body)
         proxy.end()
@@ -41,11 +41,10 @@ def _exchange(proxy: PaperProxy, number: int, flags: bytes, body: bytes) -> None
 
 
 def _require_our_addresses(body: bytes) -> None:
-    """No c= line that holds for an open section may lead past us."""
-    session, *sections = re.split(rb"^m=", body, flags=re.MULTILINE)
-    for section in sections:
-        if section.split(b" ", 2)[1].partition(b"/")[0] == b"0":
-            continue
-        addresses = _CONNECTION.findall(section) or _CONNECTION.findall(session)
-        assert addresses, "an open section without an address"
-        assert {address.decode() for address in addresses} <= OURS | NULL, addresses
+    """No c= line that holds for an open section may lead past us; where the sender gave none, there is none."""
+    for description in re.split(rb"^v=", body, flags=re.MULTILINE):
+        session, *sections = re.split(rb"^m=", description, flags=re.MULTILINE)
+        for section in sections:
+            if section.split(b" ", 2)[1].partition(b"/")[0] != b"0":
+                addresses = _CONNECTION.findall(section) or _CONNECTION.findall(session)
+                assert {address.decode() for address in addresses} <= OURS | NULL, addresses
