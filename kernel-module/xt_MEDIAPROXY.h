@@ -9,8 +9,8 @@
  * on as if the rule were not there.
  *
  * Files, in /proc/mediaproxy (a link to /proc/self/net/mediaproxy: everybody
- * sees the tables of their own network namespace). Whoever writes must have had
- * CAP_NET_ADMIN there when the file was opened, else EPERM.
+ * sees the tables of their own network namespace). To open one takes CAP_NET_ADMIN
+ * there, else EPERM, but for list, N/list and N/status.
  *
  *	control		"add N" or "del N", N from 0 to 63
  *	list		the tables there are, one number per line
@@ -32,6 +32,7 @@
  *	EINVAL		no such command, or see struct mediaproxy_target
  *	ENOENT		DEL, UPDATE: there is no target at family and port of local
  *	EEXIST		ADD: there is one
+ *	ENOSPC		UPDATE: more than MEDIAPROXY_SSRCS would have to be kept
  *	ENOMEM or what the crypto API says, ENOENT too, if it lacks a cipher
  *
  * and the length if all is well. What gives an error has changed nothing.
@@ -120,7 +121,7 @@ struct mediaproxy_ssrc {
 /*
  * One direction under SRTP (RFC 3711), with session keys, not master keys. No SRTP
  * is both ciphers NULL and the rest zero. Without authentication tag_len is zero,
- * with it 1 to 20. The MKI lies between payload and tag; on the way in it must match.
+ * with it 4 to 20. The MKI lies between payload and tag; on the way in it must match.
  * What lies behind key_len, mki_len and ssrc_count is zero.
  */
 struct mediaproxy_srtp {
@@ -141,7 +142,7 @@ struct mediaproxy_srtp {
 /*
  * What to do with the RTP packets that arrive at one local port. EINVAL if
  *  - an address has another family than the two, or port 0, or is all zero (local
- *    may be: then it stands for every address);
+ *    may be: then it stands for every address), or link-local IPv6, which needs a scope;
  *  - local and expect, or source and destination differ in family; the two pairs may;
  *  - an SRTP direction is not as described above, or lists an SSRC twice or with an index of
  *    RTP_INDEX_END or more;
@@ -164,7 +165,7 @@ struct mediaproxy_target {
 	struct mediaproxy_address source;	/* what they are sent from */
 	struct mediaproxy_address destination;
 	__u32 flags;			/* MEDIAPROXY_F_* */
-	__u8 tos;			/* TOS or traffic class, with MEDIAPROXY_F_TOS */
+	__u8 tos;			/* TOS or traffic class, with MEDIAPROXY_F_TOS; ECN is kept nevertheless */
 	__u8 reserved[3];
 	struct mediaproxy_srtp decrypt;	/* of what arrives */
 	struct mediaproxy_srtp encrypt;	/* of what is sent */

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * SRTP (RFC 3711) over the kernel's crypto API: the session keys of one direction,
+ * and how far its SSRCs have come.
+ *
+ * The daemon's packet path does the same over libcrypto (srtp.c there), and a
+ * packet must leave both byte for byte equal. What is arithmetic is in rtp.h.
+ */
+#include <crypto/aes.h>
+#include <crypto/algapi.h>
+#include <crypto/hash.h>
+#include <crypto/skcipher.h>
+#include <linux/scatterlist.h>
+#include <linux/slab.h>
+
+#include "compat.h"
+#include "module.h"
+
+#define DIGEST_LEN 20
+#define ROLLOVER 0x10000
+
+static bool has_cipher(const struct mp_context *context)
+{
+	return context->keys.cipher != MEDIAPROXY_CIPHER_NULL;
+}
+
+static bool has_auth(const struct mp_context *context)
+{
+	return context->keys.auth != MEDIAPROXY_AUTH_NULL;
+}
+
+/**
+ * mp_same_keys() - do two directions protect a packet in the same way?
+ * @one: keys, parameters and MKI of one
+ * @other: of the other; SSRCs do not matter
+ */
+bool mp_same_keys(const struct mediaproxy_srtp *one, const struct mediaproxy_srtp *other)
+{
+	return !memcmp(one, other, offsetof(struct mediaproxy_srtp, ssrc_count)) &&
+	       !memcmp(one->key, other->key,
+		       offsetof(struct mediaproxy_srtp, ssrc) - offsetof(struct mediaproxy_srtp, key));
+}
+
+static void context_free(struct mp_context *context)
+{
+	crypto_free_sync_skcipher(context->ctr);
+	crypto_free_shash(context->hmac);
+	kfree_sensitive(context->f8);
+	kfree_sensitive(context);
+}
+
+/**
+ * mp_context_put() - let go of a context
+ * @context: the context, or NULL
+ *
+ * Context: process, when no packet of the caller's target is on its way.
+ */
+void mp_context_put(struct mp_context *context)
+{
+	if (context && refcount_dec_and_test(&context->users))
+		context_free(context);
+}
+
+static int open_ctr(struct mp_context *context)
+{
+	struct crypto_sync_skcipher *ctr = crypto_alloc_sync_skcipher("ctr(aes)", 0, 0);
+
+	if (IS_ERR(ctr))
+		return PTR_ERR(ctr);
+	context->ctr = ctr;
+	return crypto_sync_skcipher_setkey(ctr, context->keys.key, context->keys.key_len);
+}
+
+static int open_f8(struct mp_context *context)
+{
+	u8 masked[AES_KEYSIZE_128];
+	int err;
+
+	context->f8 = kmalloc_array(2, sizeof(*context->f8), GFP_KERNEL_ACCOUNT);
+	if (!context->f8)
+		return -ENOMEM;
+	rtp_f8_mask(masked, context->keys.key, context->keys.salt);
+	err = aes_expandkey(&context->f8[0], context->keys.key, sizeof(masked)) ?:
+	      aes_expandkey(&context->f8[1], masked, sizeof(masked));
+	memzero_explicit(masked, sizeof(masked));
+	return err;
+}
+
+static int open_hmac(struct mp_context *context)
+{
+	struct crypto_shash *hmac = crypto_alloc_shash("hmac(sha1)", 0, 0);
+
+	if (IS_ERR(hmac))
+		return PTR_ERR(hmac);
+	context->hmac = hmac;
+	return crypto_shash_setkey(hmac, context->keys.auth_key, MEDIAPROXY_AUTH_KEY_LEN);
+}
+
+static int open_crypto(struct mp_context *context)
+{
+	int err = 0;
+
+	if (context->keys.cipher == MEDIAPROXY_CIPHER_AES_CM)
+		err = open_ctr(context);
+	else if (context->keys.cipher == MEDIAPROXY_CIPHER_AES_F8)
+		err = open_f8(context);
+	if (!err && has_auth(context))
+		err = open_hmac(context);
+	return err;
+}
+
+/**
+ * mp_context_open() - make a context, without SSRCs yet
+ * @out: the context, for mp_context_put(); NULL if @keys mean no SRTP
+ * @keys: what was checked before
+ *
+ * Context: process. Return: 0 or a negative errno.
+ */
+int mp_context_open(struct mp_context **out, const struct mediaproxy_srtp *keys)
+{
+	struct mp_context *context;
+	int err;
+
+	*out = NULL;
+	if (keys->cipher == MEDIAPROXY_CIPHER_NULL && keys->auth == MEDIAPROXY_AUTH_NULL)
+		return 0;
+	context = kzalloc(sizeof(*context), GFP_KERNEL_ACCOUNT);
+	if (!context)
+		return -ENOMEM;
+	refcount_set(&context->users, 1);
+	spin_lock_init(&context->lock);
+	memcpy(&context->keys, keys, offsetof(struct mediaproxy_srtp, ssrc));
+	context->keys.ssrc_count = 0;
+	context->trailer = keys->mki_len + keys->tag_len;
+	err = open_crypto(context);
+	if (err) {
+		context_free(context);
+		return err;
+	}
+	*out = context;
+	return 0;
+}
+
+/**
+ * mp_context_find() - where a context keeps an SSRC
+ * @context: context
+ * @ssrc: whom to find
+ *
+ * Context: any. Return: its place, which stays so; -1 if it is not listed.
+ */
+int mp_context_find(const struct mp_context *context, u32 ssrc)
+{
+	u32 i, count = smp_load_acquire(&context->source_count);
+
+	for (i = 0; i < count; i++)
+		if (context->source[i].ssrc == ssrc)
+			return i;
+	return -1;
+}
+
+/**
+ * mp_context_merge() - take over SSRCs and how far they have come
+ * @context: context, perhaps in use by packets
+ * @keys: whose SSRCs these are
+ * @apply: else only say whether they have room
+ *
+ * Context: process, with the table's lock, or nobody else knows the context yet.
+ * Return: 0 or -ENOSPC.
+ */
+int mp_context_merge(struct mp_context *context, const struct mediaproxy_srtp *keys, bool apply)
+{
+	u32 i, count = context->source_count;
+	int at;
+
+	for (i = 0; i < keys->ssrc_count; i++) {
+		at = mp_context_find(context, keys->ssrc[i].ssrc);
+		if (at < 0)
+			at = count++;
+		if (at >= MEDIAPROXY_SSRCS)
+			return -ENOSPC;
+		if (!apply)
+			continue;
+		spin_lock_bh(&context->lock);
+		context->source[at].ssrc = keys->ssrc[i].ssrc;
+		rtp_window_merge(&context->source[at].window, &keys->ssrc[i].window);
+		spin_unlock_bh(&context->lock);
+		smp_store_release(&context->source_count, count);
+	}
+	return 0;
+}
+
+/**
+ * mp_context_progress() - how far each SSRC has come
+ * @context: context, or NULL
+ * @out: to fill, zeroed
+ *
+ * Context: process.
+ */
+void mp_context_progress(struct mp_context *context, struct mediaproxy_progress *out)
+{
+	u32 i;
+
+	if (!context)
+		return;
+	spin_lock_bh(&context->lock);
+	out->ssrc_count = context->source_count;
+	for (i = 0; i < out->ssrc_count; i++) {
+		out->ssrc[i].ssrc = context->source[i].ssrc;
+		out->ssrc[i].window = context->source[i].window;
+	}
+	spin_unlock_bh(&context->lock);
+}
+
+/* The rollover counter is hashed with the packet: it lies in the MP_ROOM behind it meanwhile. */
+static int hmac(const struct mp_context *context, u8 *data, u32 len, u64 index, u8 *digest)
+{
+	SHASH_DESC_ON_STACK(desc, context->hmac);
+	u32 kept = get_unaligned((u32 *)(data + len));
+	int err;
+
+	desc->tfm = context->hmac;
+	put_unaligned_be32(index >> 16, data + len);
+	err = crypto_shash_digest(desc, data, len + MP_ROOM, digest);
+	put_unaligned(kept, (u32 *)(data + len));
+	return err;
+}
+
+static int crypt_cm(const struct mp_context *context, u8 *payload, u32 len, u8 *iv)
+{
+	SYNC_SKCIPHER_REQUEST_ON_STACK(request, context->ctr);
+	struct scatterlist sg;
+
+	sg_init_one(&sg, payload, len);
+	skcipher_request_set_sync_tfm(request, context->ctr);
+	skcipher_request_set_callback(request, 0, NULL, NULL);
+	skcipher_request_set_crypt(request, &sg, &sg, len, iv);
+	return crypto_skcipher_encrypt(request);
+}
+
+static void f8_block(void *cipher, u8 *io)
+{
+	aes_encrypt(cipher, io, io);
+}
+
+static int crypt_payload(const struct mp_context *context, u8 *data, u32 len, u32 clear, u64 index)
+{
+	u8 iv[AES_BLOCK_SIZE];
+
+	if (!has_cipher(context) || len == clear)
+		return 0;
+	if (context->keys.cipher == MEDIAPROXY_CIPHER_AES_CM) {
+		rtp_cm_iv(iv, context->keys.salt, rtp_be32(data + 8), index);
+		return crypt_cm(context, data + clear, len - clear, iv);
+	}
+	rtp_f8_iv(iv, data, index >> 16);
+	aes_encrypt(&context->f8[1], iv, iv);
+	rtp_f8(data + clear, len - clear, iv, f8_block, &context->f8[0]);
+	return 0;
+}
+
+/* Which of the two that it may be is the packet's index: see candidates() in the daemon's srtp.c. */
+static int authenticate(const struct mp_context *context, const struct rtp_window *window, u8 *data, u32 len,
+			u64 *index)
+{
+	const u8 *tag = data + len + context->keys.mki_len;
+	int refusal = MP_DROP(MEDIAPROXY_DROP_REPLAY);
+	u8 digest[DIGEST_LEN];
+	u64 end = *index + ROLLOVER;
+
+	for (; *index <= end && *index < RTP_INDEX_END; *index += ROLLOVER) {
+		if (!rtp_window_fresh(window, *index))
+			continue;
+		if (*index < end)
+			refusal = MP_DROP(MEDIAPROXY_DROP_AUTH);
+		if (hmac(context, data, len, *index, digest))
+			return MP_DROP(MEDIAPROXY_DROP_CRYPTO);
+		if (!crypto_memneq(digest, tag, context->keys.tag_len))
+			return 0;
+	}
+	return refusal;
+}
+
+static int accept(const struct mp_context *context, struct rtp_window *window, u8 *data, u32 len, u64 *index)
+{
+	int result = 0;
+
+	*index = rtp_index(window->next, rtp_be16(data + 2));
+	if (*index >= RTP_INDEX_END)
+		return MP_DROP(MEDIAPROXY_DROP_EXHAUSTED);
+	if (has_auth(context))
+		result = authenticate(context, window, data, len, index);
+	if (!result)
+		rtp_window_pass(window, *index);
+	return result;
+}
+
+/**
+ * mp_unprotect() - authenticate an SRTP packet, and enter it in its window
+ * @context: of what arrives
+ * @source: of mp_context_find()
+ * @data: the packet, with MP_ROOM bytes behind it
+ * @len: its length
+ * @index: its index
+ *
+ * Context: softirq. Return: the length without MKI and tag, or MP_DROP().
+ */
+int mp_unprotect(struct mp_context *context, int source, u8 *data, u32 len, u64 *index)
+{
+	int result;
+
+	if (len < context->trailer)
+		return MP_DROP(MEDIAPROXY_DROP_AUTH);
+	len -= context->trailer;
+	if (!rtp_header_len(data, len) || memcmp(data + len, context->keys.mki, context->keys.mki_len))
+		return MP_DROP(MEDIAPROXY_DROP_AUTH);
+	spin_lock(&context->lock);
+	result = accept(context, &context->source[source].window, data, len, index);
+	spin_unlock(&context->lock);
+	return result ?: (int)len;
+}
+
+/**
+ * mp_decrypt() - decrypt what mp_unprotect() has found authentic
+ * @context: of what arrives
+ * @data: the packet, changed in place
+ * @len: its length, as mp_unprotect() has returned it
+ * @index: its index
+ *
+ * Context: softirq. Return: @len, or MP_DROP().
+ */
+int mp_decrypt(const struct mp_context *context, u8 *data, u32 len, u64 index)
+{
+	if (crypt_payload(context, data, len, rtp_header_len(data, len), index))
+		return MP_DROP(MEDIAPROXY_DROP_CRYPTO);
+	return len;
+}
+
+static int seal(const struct mp_context *context, u8 *data, u32 len, u64 index)
+{
+	u32 mki_len = context->keys.mki_len;
+	u8 digest[DIGEST_LEN];
+
+	if (crypt_payload(context, data, len, rtp_header_len(data, len), index))
+		return MP_DROP(MEDIAPROXY_DROP_CRYPTO);
+	if (has_auth(context)) {
+		if (hmac(context, data, len, index, digest))
+			return MP_DROP(MEDIAPROXY_DROP_CRYPTO);
+		memcpy(data + len + mki_len, digest, context->keys.tag_len);
+	}
+	memcpy(data + len, context->keys.mki, mki_len);
+	return len + context->trailer;
+}
+
+/**
+ * mp_protect() - make an RTP packet an SRTP packet
+ * @context: of what is sent
+ * @source: of mp_context_find()
+ * @data: an RTP packet, with room for MKI and tag behind it, and for MP_ROOM
+ * @len: its length
+ *
+ * Context: softirq. Return: the length with MKI and tag, or MP_DROP().
+ */
+int mp_protect(struct mp_context *context, int source, u8 *data, u32 len)
+{
+	struct rtp_window *window = &context->source[source].window;
+	bool fresh;
+	u64 index;
+
+	spin_lock(&context->lock);
+	index = rtp_index(window->next, rtp_be16(data + 2));
+	fresh = index < RTP_INDEX_END && rtp_window_fresh(window, index);
+	if (fresh)
+		rtp_window_pass(window, index);
+	spin_unlock(&context->lock);
+	if (likely(fresh))
+		return seal(context, data, len, index);
+	return index < RTP_INDEX_END ? MP_DROP(MEDIAPROXY_DROP_REPLAY) : MP_DROP(MEDIAPROXY_DROP_EXHAUSTED);
+}
+
+/**
+ * mp_follow() - count as sent what is passed on as it came
+ * @context: of what is sent
+ * @source: of mp_context_find()
+ * @index: of a packet that the direction with the same keys has found authentic
+ *
+ * Context: softirq.
+ */
+void mp_follow(struct mp_context *context, int source, u64 index)
+{
+	spin_lock(&context->lock);
+	rtp_window_pass(&context->source[source].window, index);
+	spin_unlock(&context->lock);
+}

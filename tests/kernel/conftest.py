@@ -1,0 +1,3 @@
+"""What is in guest/ runs in the lab's guest, started from here."""
+
+collect_ignore = ["guest", "lab"]
