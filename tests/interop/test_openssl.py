@@ -9,12 +9,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from pylibsrtp import Policy, Session
 from systemlab.daemon import wait_until
 from systemlab.fixtures import MakeCall, MakeParty
+from systemlab.media import Dialogue
 from systemlab.netns import Host, Lab
 
 PROTOCOL = "UDP/TLS/RTP/SAVP"
@@ -23,19 +24,20 @@ _ETHERNET, _IPV4, _UDP = 14, 20, 8
 
 
 class Profile(NamedTuple):
-    """A protection profile: OpenSSL's name, libsrtp's number, octets of key and of salt."""
+    """A protection profile: OpenSSL's name and SDP's, libsrtp's number, octets of key and of salt."""
 
     name: str
+    suite: str
     libsrtp: int
     key: int
     salt: int
 
 
 PROFILES = [
-    Profile("SRTP_AES128_CM_SHA1_80", Policy.SRTP_PROFILE_AES128_CM_SHA1_80, 16, 14),
-    Profile("SRTP_AES128_CM_SHA1_32", Policy.SRTP_PROFILE_AES128_CM_SHA1_32, 16, 14),
-    Profile("SRTP_AEAD_AES_128_GCM", Policy.SRTP_PROFILE_AEAD_AES_128_GCM, 16, 12),
-    Profile("SRTP_AEAD_AES_256_GCM", Policy.SRTP_PROFILE_AEAD_AES_256_GCM, 32, 12),
+    Profile("SRTP_AES128_CM_SHA1_80", "AES_CM_128_HMAC_SHA1_80", Policy.SRTP_PROFILE_AES128_CM_SHA1_80, 16, 14),
+    Profile("SRTP_AES128_CM_SHA1_32", "AES_CM_128_HMAC_SHA1_32", Policy.SRTP_PROFILE_AES128_CM_SHA1_32, 16, 14),
+    Profile("SRTP_AEAD_AES_128_GCM", "AEAD_AES_128_GCM", Policy.SRTP_PROFILE_AEAD_AES_128_GCM, 16, 12),
+    Profile("SRTP_AEAD_AES_256_GCM", "AEAD_AES_256_GCM", Policy.SRTP_PROFILE_AEAD_AES_256_GCM, 32, 12),
 ]
 
 
@@ -88,8 +90,16 @@ def test_a_handshake(
     log = tmp_path / "openssl.log"
     with lab.b.capture() as wire, _openssl(lab.b, log, profile, [*way, *certificate]):
         session = _session(profile, _keys(log, profile), client=active)
+        # the server is done first: of what comes too early for the client nothing is sent
+        assert wait_until(lambda: _stream(dialogue)["DTLS"] == "connected", PATIENCE_S), _stream(dialogue)
+        assert _stream(dialogue)["crypto suite"] == profile.suite
         sent = [caller.send() for _ in range(5)]
         assert [session.unprotect(packet) for packet in _captured(wire, port, len(sent))] == sent
+
+
+def _stream(dialogue: Dialogue) -> dict[str, Any]:
+    """What the daemon says of the port that the program speaks with."""
+    return dict(dialogue.query()["tags"][dialogue.callee.tag]["medias"][0]["streams"][0])
 
 
 def _keys(log: Path, profile: Profile) -> bytes:

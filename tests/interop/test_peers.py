@@ -177,6 +177,8 @@ def test_video(
         try:
             _assert_heard(call)
             assert browser.state == "connected"
+            if not feedback:
+                browser.send_picture()  # or the first of all might decide, which is sent as soon as there are keys
             _assert_seen(browser, phone, call)
             _assert_feedback(browser, phone)
         finally:

@@ -97,6 +97,10 @@ class Chromium:
         """Have the next offer restart ICE (RFC 8445 9)."""
         self._run("pc.restartIce()")
 
+    def send_picture(self) -> None:
+        """Have it send a whole picture, as the SIP of phones without feedback asks for one (RFC 5168)."""
+        self._run("sendPicture()")
+
     def hang_up(self) -> None:
         """Be ready for the next call."""
         self._run("hangUp()")
