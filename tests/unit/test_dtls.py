@@ -6,8 +6,10 @@ import hashlib
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from dtls_wire import (
     CLIENT,
     GOOD_CIPHERS,
@@ -143,13 +145,7 @@ def _der(certificate: Certificate) -> bytes:
     raw = RawPeer(SERVER)
     wire = Wire({CLIENT: raw, SERVER: server(certificate=certificate)})
     wire.run(until=lambda: raw.state == "connected")
-    return raw.connection.get_peer_certificate().to_cryptography().public_bytes(_encoding())
-
-
-def _encoding():
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return Encoding.DER
+    return raw.connection.get_peer_certificate().to_cryptography().public_bytes(Encoding.DER)
 
 
 DER = {THEIRS: _der(THEIRS)}
@@ -608,8 +604,6 @@ def test_data_in_the_association_is_swallowed() -> None:
 
 
 def test_the_certificate_is_what_browsers_accept() -> None:
-    from cryptography import x509
-
     certificate = x509.load_der_x509_certificate(DER[THEIRS])
     assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
     assert certificate.public_key().curve.name == "secp256r1"
