@@ -20,7 +20,7 @@ HEADERS = [
     SHARED / "xt_MEDIAPROXY.h",
     *(PACKETPATH / name for name in ("srtp.h", "packetpath.h", "learn.h", "rtcp.h", "bucket.h")),
 ]
-PRIVATE_HEADERS = [PACKETPATH / name for name in ("internal.h", "srtp_crypto.h")]
+PRIVATE_HEADERS = [PACKETPATH / name for name in ("internal.h", "address.h", "srtp_crypto.h")]
 SOURCES = [
     *(PACKETPATH / name for name in ("worker.c", "stream.c", "relay.c", "demux.c", "secure.c", "learn.c")),
     *(PACKETPATH / name for name in ("handover.c", "rtcp.c", "srtp.c", "srtp_crypto.c")),
