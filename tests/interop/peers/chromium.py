@@ -122,7 +122,7 @@ class Chromium:
     def _run(self, script: str) -> Any:
         """The value of an expression in the page; promises are awaited."""
         reply = self._command("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in reply, reply["result"].get("description", reply)
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]["exception"].get("description", reply)
         return reply["result"].get("value")
 
     def _command(self, method: str, **parameters: Any) -> dict[str, Any]:
