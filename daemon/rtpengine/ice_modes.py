@@ -17,7 +17,7 @@ class Reach(NamedTuple):
     """How ICE stands between one party and us.
 
     ``mode`` is ``agent`` (our lite agent answers it, as ``local``), ``relay`` (it checks the other party through us)
-    or ``""``. ``remote`` are the party's own credentials, None where it does no ICE.
+    or ``""``. ``remote`` are the party's own credentials, None where it sends no checks: without ICE, or as lite as us.
     """
 
     mode: str = ""
@@ -51,6 +51,8 @@ def answered(known: Reach, answer: MediaOffer) -> Reach:
     """What stands with the answerer, now that it has spoken."""
     if answer.ice is None:
         return _without(known)._replace(remote=None)
+    if known.mode == "agent":
+        return known._replace(remote=_checking(answer))
     return known._replace(remote=answer.ice) if known.mode else known
 
 
@@ -63,9 +65,15 @@ def answer_to(
         return Telling(Reach("relay", known.local, asked.ice), lines)
     if lines == "strip":
         return Telling(_without(known)._replace(remote=None), lines)
-    restarted = known.remote is not None and known.remote != asked.ice
+    remote = _checking(asked)
+    restarted = known.remote is not None and known.remote != remote
     local = new() if known.local is None or restarted else known.local
-    return Telling(Reach("agent", local, asked.ice), lines)
+    return Telling(Reach("agent", local, remote), lines)
+
+
+def _checking(said: MediaOffer) -> IceCredentials | None:
+    """The credentials of a full agent: between two lite ones nobody checks anything (RFC 8445 6.1.1)."""
+    return None if said.ice_lite else said.ice
 
 
 def _lines(said: MediaOffer, mode: str | None, *, transparent: bool, wanted: bool) -> str:

@@ -55,6 +55,7 @@ def test_an_offer(
         ("force", WITH, WITHOUT, True, "generate", Reach("agent", NEW1, THEIRS)),
         ("optional", WITH, WITHOUT, True, "generate", Reach("agent", NEW1, THEIRS)),
         ("optional", WITHOUT, WITHOUT, True, "generate", Reach("agent", NEW1, None)),
+        ("force", WITH._replace(ice_lite=True), WITHOUT, True, "generate", Reach("agent", NEW1)),
         ("default", WITHOUT, WITHOUT, True, "strip", Reach()),
         ("default", WITH, WITHOUT, True, "generate", Reach("agent", NEW1, THEIRS)),
         ("optional", WITH, RESTARTED, True, "keep", Reach("relay", None, THEIRS)),
@@ -92,6 +93,8 @@ def test_a_reoffer_repeats_our_credentials(new: NewCredentials) -> None:
     [
         (Reach("agent", OURS), WITH, Reach("agent", OURS, THEIRS)),
         (Reach("agent", OURS), WITHOUT, Reach("agent", OURS)),
+        (Reach("agent", OURS), WITH._replace(ice_lite=True), Reach("agent", OURS)),
+        (Reach("relay"), WITH._replace(ice_lite=True), Reach("relay", None, THEIRS)),
         (Reach("relay"), WITH, Reach("relay", None, THEIRS)),
         (Reach("relay"), WITHOUT, Reach()),
         (Reach(), WITH, Reach()),
