@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rtpengine import config, control, control_tcp, log, process
+from rtpengine import NOTICE, config, control, control_tcp, log, process
 from rtpengine.daemon import Daemon
+from rtpengine.kernel import ROOT, KernelTable, NotLoaded, Unavailable
 
 _log = logging.getLogger(__name__)
 
-KERNEL_MODULE = Path("/proc/mediaproxy")
 # A two-party audio call takes four descriptors; below this an operator should know that limits stand in the way.
 FEW_DESCRIPTORS = 4096
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = config.parse(sys.argv[1:] if argv is None else argv)
     descriptors = process.raise_limits()
     try:
-        notes = [config.forwarding(options, KERNEL_MODULE.exists())]
+        kernel, notes = _open_kernel_table(options, ROOT)
         sockets = _bind_controls(options)
         ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
         if options.pidfile is not None:
@@ -33,20 +33,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except config.ConfigError as error:
         config.fail(error)
     log.setup(options.log_level, options.log_facility, foreground=options.foreground, log_stderr=options.log_stderr)
-    for note in notes:
-        _log.info("%s", note)
+    for level, note in notes:
+        _log.log(level, "%s", note)
     for warning in _warnings(options, descriptors):
         _log.warning("%s", warning)
-    return _serve(options, sockets, ready)
+    return _serve(options, sockets, kernel, ready)
 
 
-def _serve(options: config.Config, sockets: dict[str, socket.socket], ready: Callable[[], None]) -> int:
+def _serve(
+    options: config.Config, sockets: dict[str, socket.socket], kernel: KernelTable | None, ready: Callable[[], None]
+) -> int:
     try:
-        asyncio.run(Daemon(options, sockets).run(ready))
+        asyncio.run(Daemon(options, sockets, kernel).run(ready))
     except Exception:
         _log.exception("the daemon has failed")
         return config.EXIT_FAILURE
     return 0
+
+
+def _open_kernel_table(options: config.Config, root: Path) -> tuple[KernelTable | None, list[tuple[int, str]]]:
+    """The table that ``--table`` asks for, None for userspace, and what to log about it."""
+    if options.table < 0:
+        return None, [(logging.INFO, config.forwarding(options, None))]
+    try:
+        table = KernelTable(options.table, root)
+    except Unavailable as error:
+        note = config.forwarding(options, str(error))
+        if isinstance(error, NotLoaded):
+            return None, [(logging.INFO, note)]
+        print(f"rtpengine: {note}", file=sys.stderr)
+        return None, [(logging.CRITICAL, note)]
+    notes = [(logging.INFO, config.forwarding(options, None))]
+    if table.taken_over is not None:
+        left = f"kernel table {options.table} was left by another daemon, with {table.taken_over} streams: they end"
+        notes.append((NOTICE, left))
+    return table, notes
 
 
 def _bind_controls(options: config.Config) -> dict[str, socket.socket]:

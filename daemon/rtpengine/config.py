@@ -123,20 +123,18 @@ def fail(error: Exception) -> NoReturn:
     raise SystemExit(EXIT_FAILURE)
 
 
-def forwarding(config: Config, proc_exists: bool) -> str:
-    """Say that media is forwarded in userspace and why; ``proc_exists``: there is a /proc/mediaproxy.
+def forwarding(config: Config, failure: str | None) -> str:
+    """Say where media is forwarded; ``failure`` is why the kernel table cannot be used, None if it can.
 
-    Raise ConfigError where ``--no-fallback`` rules that out.
+    Raise ConfigError where there is a failure and ``--no-fallback`` rules userspace out.
     """
     if config.table < 0:
         return f"forwarding in userspace, since --table is negative ({config.table})"
-    if proc_exists:
-        reason = "this version cannot use the kernel module"
-    else:
-        reason = "the kernel module is not loaded (no /proc/mediaproxy)"
+    if failure is None:
+        return f"forwarding in the kernel, with table {config.table}"
     if config.no_fallback:
-        raise ConfigError(f"--no-fallback: kernel table {config.table} is not available, {reason}")
-    return f"forwarding in userspace, since {reason}; kernel table {config.table} is not used"
+        raise ConfigError(f"--no-fallback: kernel table {config.table} is not available, {failure}")
+    return f"forwarding in userspace, since {failure}; kernel table {config.table} is not used"
 
 
 def control_warning(config: Config) -> str | None:

@@ -21,9 +21,11 @@ from rtpengine.config import Config
 from rtpengine.control import DatagramListener, DatagramProtocol, NgProtocol, RtpproxyProtocol
 from rtpengine.dtls import Certificate
 from rtpengine.ice import new_foundations
+from rtpengine.kernel import KernelTable
 from rtpengine.keying import Tools
 from rtpengine.log import call_context, lower_level, raise_level
 from rtpengine.media import IPV4, IPV6
+from rtpengine.offload import Offload
 from rtpengine.openser_service import OpenserService
 from rtpengine.packetpath import DtlsReceived, Event, PacketPath, SourceConfirmed, StunReceived
 from rtpengine.ports import PortPool
@@ -44,13 +46,17 @@ class Daemon:
     """All parts of one running daemon; ``run`` returns when a signal has asked for the end.
 
     ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp.
+    ``kernel`` forwards established streams; None: everything stays in userspace.
     """
 
-    def __init__(self, config: Config, sockets: Mapping[str, socket.socket]) -> None:
+    def __init__(self, config: Config, sockets: Mapping[str, socket.socket], kernel: KernelTable | None = None) -> None:
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
+        self.offload = Offload(self.path, kernel, config.tos, time.monotonic) if kernel else None
         self.transport = PacketTransport(
-            self.path, config.num_threads, _port_pools(config), _advertised(config), time.monotonic
+            self.offload or self.path, config.num_threads, _port_pools(config), _advertised(config), time.monotonic
         )
+        if self.offload is not None:
+            self.offload.context = lambda stream: call_context(*self.transport.owners[stream])
         limits = Limits(config.timeout_s, config.silent_timeout_s)
         self._suites = config.srtp_suites
         self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
@@ -102,6 +108,8 @@ class Daemon:
     def close(self) -> None:
         """Close every socket; calls are not torn down in SIP, their media just stops."""
         self.path.close()
+        if self.offload is not None:
+            self.offload.close()
         self.tcp.close()
         for listener in self.listeners:
             listener.sock.close()
@@ -119,10 +127,12 @@ class Daemon:
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            try:
-                self._tick(time.monotonic())
-            except Exception:
-                log.exception("internal error in the one-second tick")
+            # The kernel's news first: what it has forwarded keeps calls alive.
+            for tick in (self.offload.tick, self._tick) if self.offload is not None else (self._tick,):
+                try:
+                    tick(time.monotonic())
+                except Exception:
+                    log.exception("internal error in the one-second tick")
 
     def _tick(self, now: float) -> None:
         self.table.tick(now)
@@ -158,6 +168,8 @@ class Daemon:
         match event:
             case SourceConfirmed():
                 log.debug("peer confirmed at %s", event.source)
+                if self.offload is not None:
+                    self.offload.source_confirmed(event.stream, now)
             case StunReceived():
                 self.table.receive_stun(call_id, event.stream, event.data, event.source, now)
             case DtlsReceived():

@@ -334,7 +334,10 @@ class StreamConfig(NamedTuple):
 
 
 class StreamState(NamedTuple):
-    """What the packet path knows of one stream; ``last_packet`` in monotonic seconds, None before the first."""
+    """What the packet path knows of one stream; ``last_packet`` in monotonic seconds, None before the first.
+
+    ``in_kernel``: the kernel forwards its RTP. ``reason``: why not, "" where that is not known yet, or never asked.
+    """
 
     peer: Endpoint | None
     confirmed: bool
@@ -344,6 +347,8 @@ class StreamState(NamedTuple):
     last_packet: float | None
     payload_type: int | None
     drops: dict[str, int]
+    in_kernel: bool = False
+    reason: str = ""
 
 
 MAX_SOURCES = 8

@@ -135,6 +135,7 @@ class CallReport:
         elif component == 1 and side.media.party.rtcp_mux:
             flags = ["fallback RTCP"]
         flags += ["filled"] * (side.advertised[component] is not None) + ["confirmed"] * state.confirmed
+        flags += ["kernelized"] * state.in_kernel
         return {
             **_protection(side, component),
             "local port": side.port + component,
@@ -209,12 +210,16 @@ def _side_report(side: _Side) -> dict[str, Any]:
             for i, kind in enumerate(("rtp", "rtcp"))
         },
     }
+    if state.reason:
+        report["userspace"] = state.reason
     if state.payload_type is not None:
         report["codec"] = CODECS.get(state.payload_type, "unknown")
     return report
 
 
 def _status(side: _Side) -> str:
+    if side.states[0].in_kernel:
+        return "in kernel"
     if side.states[0].confirmed:
         return "confirmed peer address"
     return "unknown peer address" if side.advertised[0] is None else "known but unconfirmed peer address"

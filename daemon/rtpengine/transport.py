@@ -8,6 +8,7 @@ from zlib import crc32
 
 from rtpengine import ProtocolError
 from rtpengine.media import IPV6, Endpoint, PortSet, SrtpKeys, StreamConfig, StreamState
+from rtpengine.offload import Offload
 from rtpengine.packetpath import PacketPath
 from rtpengine.ports import PortPool
 
@@ -22,7 +23,7 @@ class PacketTransport:
 
     def __init__(
         self,
-        path: PacketPath,
+        path: PacketPath | Offload,
         workers: int,
         pools: Mapping[int, PortPool],
         advertised: Mapping[int, str],

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from fake_proc import FakeProc
 
+from rtpengine import kernel
 from rtpengine.packetpath import PacketPath
 
 
@@ -14,3 +17,11 @@ def path(request: pytest.FixtureRequest) -> Iterator[PacketPath]:
     packet_path = PacketPath(1, request.param)
     yield packet_path
     packet_path.close()
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeProc:
+    """The kernel module's files, for every KernelTable of the test."""
+    fake = FakeProc(tmp_path / "mediaproxy")
+    monkeypatch.setattr(kernel, "os", fake)
+    return fake

@@ -390,21 +390,19 @@ def test_the_implied_networks_are_private(source: str, served: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "proc_exists", "said"),
+    ("arguments", "failure", "said"),
     [
-        (["-t-1"], True, "--table is negative"),
-        (["-t-1", "-F"], False, "--table is negative"),
-        ([], False, "kernel module is not loaded"),
-        (["-t7"], True, "table 7 is not used"),
+        (["-t-1"], None, "forwarding in userspace, since --table is negative (-1)"),
+        (["-t-1", "-F"], "of the moon", "forwarding in userspace, since --table is negative (-1)"),
+        ([], "of the moon", "forwarding in userspace, since of the moon; kernel table 0 is not used"),
+        (["-t7"], None, "forwarding in the kernel, with table 7"),
+        (["-t7", "-F"], None, "forwarding in the kernel, with table 7"),
     ],
 )
-def test_forwarding_says_why_it_is_in_userspace(arguments: list[str], proc_exists: bool, said: str) -> None:
-    line = config.forwarding(config.parse(LEAST + arguments), proc_exists)
-    assert line.startswith("forwarding in userspace")
-    assert said in line
+def test_forwarding_says_where_and_why(arguments: list[str], failure: str | None, said: str) -> None:
+    assert config.forwarding(config.parse(LEAST + arguments), failure) == said
 
 
-@pytest.mark.parametrize("proc_exists", [False, True])
-def test_no_fallback_refuses_userspace(proc_exists: bool) -> None:
-    with pytest.raises(ConfigError, match="^--no-fallback: kernel table 3"):
-        config.forwarding(config.parse([*LEAST, "-Ft3"]), proc_exists)
+def test_no_fallback_refuses_userspace() -> None:
+    with pytest.raises(ConfigError, match="^--no-fallback: kernel table 3 is not available, of the moon$"):
+        config.forwarding(config.parse([*LEAST, "-Ft3"]), "of the moon")

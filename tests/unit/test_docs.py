@@ -29,6 +29,7 @@ from rtpengine import (
     rtpproxy,
     sdp,
     table,
+    targets,
 )
 from rtpengine.__main__ import FEW_DESCRIPTORS
 from rtpengine.call import RETIREMENT_S
@@ -290,6 +291,13 @@ def test_each_suite_is_listed() -> None:
     assert {name for name, row in listed.items() if "only if the option names it" in row[0]} == WEAK
     assert {name for name, row in listed.items() if row[1]} == {suite.name for suite in PROFILES.values()}
     assert set(MINIMAL.srtp_suites) == set(SUITES) - WEAK
+
+
+def test_each_reason_for_userspace_is_explained() -> None:
+    told = {value for name, value in vars(targets).items() if name.isupper() and isinstance(value, str)}
+    listed = {reason for row in rows(section(MEDIA, "In the kernel")) for reason in re.findall(r"`([^`]+)`", row[0])}
+    assert listed == told | {"the kernel module has no ...", "the kernel refuses it: ..."}
+    assert f"A stream goes down {targets.SETTLE_S:.0f} seconds after" in re.sub(r"\s+", " ", MEDIA)
 
 
 def test_each_drop_reason_is_explained() -> None:

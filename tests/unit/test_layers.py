@@ -13,7 +13,7 @@ LAYERS = {
     0: {"__init__", "media"},
     1: {
         *("sdp", "attributes", "srtp", "stun", "dtls_records", "bencode", "ng", "ng_keys"),
-        *("rtpproxy", "openser", "recognize"),
+        *("rtpproxy", "openser", "recognize", "targets"),
     },
     2: {
         *("offers", "rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
@@ -32,7 +32,7 @@ LAYERS = {
         ),
     },
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
-    4: {"control", "control_tcp", "daemon", "config", "log", "process", "transport", "__main__"},
+    4: {"control", "control_tcp", "daemon", "config", "log", "process", "transport", "offload", "__main__"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 

@@ -119,6 +119,19 @@ def test_forks_count_their_shared_streams_once(call: Call) -> None:
     assert [len(media["streams"]) for media in answer["tags"]["a"]["medias"]] == [4]
 
 
+def test_where_a_stream_is_forwarded(call: Call) -> None:
+    transport = call.transport
+    assert isinstance(transport, FakeTransport)
+    transport.states[30000] = transport.states[30000]._replace(in_kernel=True)
+    transport.states[30002] = transport.states[30002]._replace(reason="the moon is full")
+    answer = report(call).query()
+    ((a, b),) = answer["streams"]
+    assert (a["status"], a["userspace"]) == ("known but unconfirmed peer address", "the moon is full")
+    assert (b["status"], "userspace" in b) == ("in kernel", False)
+    flags = [stream["flags"] for tag in ("a", "b") for stream in answer["tags"][tag]["medias"][0]["streams"]]
+    assert ["kernelized" in each for each in flags] == [False, False, True, False]
+
+
 def test_rtcp_mux_flags(call: Call) -> None:
     mux = Signalling(rtcp_mux=frozenset({"offer"}))
     call.offer("a", [audio(A)], mux, 1006.0)

@@ -1,0 +1,291 @@
+"""Moves established streams down into the kernel and takes them back: the packet path, with a kernel table below it.
+
+Sockets and their configuration stay as they are, so whatever the kernel does not forward arrives here as before. A
+stream goes down when signalling and learning have come to rest (``targets.py`` says which can), and comes back before
+signalling changes anything about it or about whom it goes to. Each second what the kernel has done is added to what
+the packet path knows: counters, signs of life, SRTP indices.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from rtpengine.kernel import Entry, KernelTable
+from rtpengine.media import Endpoint, Progress, Sources, SrtpKeys, StreamConfig, StreamState
+from rtpengine.packetpath import PacketPath, session_key
+from rtpengine.targets import PENDING, SETTLE_S, End, Target, target_for
+
+log = logging.getLogger(__name__)
+
+# A reason that may vanish is looked at again after a second, then after twice as long and so on, up to this.
+MAX_WAIT_S = 16.0
+# Confirmed sources are told by events, which may be lost: so often a stream in the kernel is looked at without one.
+RECHECK_S = 30.0
+
+_NOTHING = Entry(0, 0, 0, 0, 0, {}, Sources(), Sources())
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """One socket. ``feeders`` are the streams whose RTP leaves from it.
+
+    With ``target`` the kernel forwards what it receives, and ``told`` is how much of that the packet path knows.
+    """
+
+    local: Endpoint
+    config: StreamConfig | None = None
+    receive: SrtpKeys | None = None
+    send: SrtpKeys | None = None
+    changed: float = 0.0
+    feeders: set[int] = field(default_factory=set)
+    target: Target | None = None
+    told: Entry = _NOTHING
+    reason: str = ""
+    due: float | None = None
+    wait_s: float = 1.0
+
+
+class Offload:
+    """What a PacketPath offers to the transport, with the same streams in a kernel table where they can be.
+
+    ``tos`` is what media is sent with; ``now`` tells monotonic seconds.
+    ``context`` gives what is logged about a stream its call-id.
+    """
+
+    def __init__(self, path: PacketPath, table: KernelTable, tos: int, now: Callable[[], float]) -> None:
+        self._path = path
+        self._table = table
+        self._tos = tos
+        self._now = now
+        self.context: Callable[[int], AbstractContextManager[None]] = lambda _stream: nullcontext()
+        self._streams: dict[int, _Stream] = {}
+        self._in_kernel: dict[tuple[int, int], int] = {}
+        """Streams by family and local port."""
+        self._due: list[tuple[float, int]] = []
+        # What the kernel has no part in.
+        self.last_packet = path.last_packet
+        self.send = path.send
+        self.validate = path.validate
+
+    # What signalling does: as the methods of PacketPath
+
+    def open_stream(self, worker: int, sock: socket.socket) -> int:
+        """Hand over a bound UDP socket, and return the stream's id."""
+        local = Endpoint(*sock.getsockname()[:2])
+        stream = self._path.open_stream(worker, sock)
+        self._streams[stream] = _Stream(local)
+        return stream
+
+    def configure(self, stream: int, config: StreamConfig) -> None:
+        """Bring a stream in line with ``config``; one that this changes comes back from the kernel first."""
+        known = self._streams[stream]
+        if known.config != config:
+            self._take_back_around(stream, known)
+        self._path.configure(stream, config)
+        if known.config != config:
+            for sink in self._sink(known):
+                sink.feeders.discard(stream)
+            known.config = config
+            for sink in self._sink(known):
+                sink.feeders.add(stream)
+            self._changed(stream, known)
+
+    def protect(self, stream: int, scope: int, receive: SrtpKeys | None, send: SrtpKeys | None) -> None:
+        """Give a secure stream its keys; with other keys than before it comes back from the kernel first."""
+        known = self._streams[stream]
+        other = (known.receive, known.send) != (receive, send)
+        if other:
+            self._take_back_around(stream, known)
+        self._path.protect(stream, scope, receive, send)
+        if other:
+            known.receive, known.send = receive, send
+            self._changed(stream, known)
+
+    def close_stream(self, stream: int) -> None:
+        """Close a socket; nobody waits for the packets that are still on their way through the kernel."""
+        known = self._streams[stream]
+        for feeder in known.feeders | {stream}:
+            self._remove(feeder, self._streams[feeder], final=True)
+            self._look_at(feeder, self._now())
+        for sink in self._sink(known):
+            sink.feeders.discard(stream)
+        del self._streams[stream]
+        self._path.close_stream(stream)
+
+    def state(self, stream: int) -> StreamState:
+        """Read a stream, up to date and with where it is forwarded."""
+        known = self._streams[stream]
+        if known.target is not None:
+            self._read(stream, known)
+        return self._path.state(stream)._replace(in_kernel=known.target is not None, reason=known.reason)
+
+    def _sink(self, known: _Stream) -> list[_Stream]:
+        """Where its RTP leaves from: one stream or none."""
+        sink = None if known.config is None else self._streams.get(known.config.rtp_sink)
+        return [] if sink is None else [sink]
+
+    def _take_back_around(self, stream: int, known: _Stream) -> None:
+        for concerned in {stream, *known.feeders}:
+            self._remove(concerned, self._streams[concerned], final=False)
+
+    def _changed(self, stream: int, known: _Stream) -> None:
+        known.changed = self._now()
+        for concerned in {stream, *known.feeders}:
+            self._look_at(concerned, known.changed + SETTLE_S)
+
+    # What happens by itself
+
+    def source_confirmed(self, stream: int, now: float) -> None:
+        """A stream has found out where its party sends from, or that it does so from elsewhere now."""
+        known = self._streams[stream]
+        for concerned in {stream, *known.feeders}:
+            if self._streams[concerned].target is not None:
+                self._consider(concerned, self._streams[concerned], now)
+            else:
+                self._look_at(concerned, now)
+
+    def tick(self, now: float) -> None:
+        """Once a second: take over what the kernel has done, and look at the streams whose time has come."""
+        for entry in self._table.entries():
+            stream = self._in_kernel.get((entry.family, entry.port))
+            # What it hands up may be of a new SSRC.
+            if stream is not None and self._fold(stream, self._streams[stream], entry):
+                self._consider(stream, self._streams[stream], now)
+        while self._due and self._due[0][0] <= now:
+            due, stream = heapq.heappop(self._due)
+            known = self._streams.get(stream)
+            if known is not None and known.due == due:
+                known.due = None
+                self._consider(stream, known, now)
+
+    def close(self) -> None:
+        """Give the table up; the kernel goes on forwarding what is in it."""
+        self._table.close()
+
+    def _look_at(self, stream: int, when: float) -> None:
+        self._streams[stream].wait_s = 1.0
+        self._schedule(stream, when)
+
+    def _schedule(self, stream: int, when: float) -> None:
+        self._streams[stream].due = when
+        heapq.heappush(self._due, (when, stream))
+
+    # Down and back
+
+    def _consider(self, stream: int, known: _Stream, now: float) -> None:
+        """Bring the kernel in line with what the packet path knows of a stream."""
+        if known.config is None or known.config.rtcp_only:
+            return
+        with self.context(stream):
+            verdict = self._verdict(known, stream, now)
+            if isinstance(verdict, str):
+                self._remove(stream, known, final=False)
+                self._stay(stream, known, verdict, now)
+            elif known.target is None:
+                self._add(stream, known, verdict, now)
+            else:
+                if (verdict.fixed, verdict.ssrcs) != (known.target.fixed, known.target.ssrcs):
+                    self._update(stream, known, verdict)
+                self._schedule(stream, now + RECHECK_S)
+
+    def _verdict(self, known: _Stream, stream: int, now: float) -> Target | str:
+        assert known.config is not None
+        here = self._end(stream, known, known.config)
+        there = [
+            self._end(known.config.rtp_sink, sink, sink.config) for sink in self._sink(known) if sink.config is not None
+        ]
+        return target_for(here, there[0] if there else None, self._tos, session_key, now)
+
+    def _end(self, stream: int, known: _Stream, config: StreamConfig) -> End:
+        state = self._path.state(stream)
+        received, sent = self._path.sources(stream) if config.secure else (Sources(), Sources())
+        return End(
+            local=known.local,
+            config=config,
+            receive=known.receive,
+            send=known.send,
+            source=self._path.source(stream),
+            peer=state.peer,
+            confirmed=state.confirmed,
+            received=received,
+            sent=sent,
+            changed=known.changed,
+        )
+
+    def _add(self, stream: int, known: _Stream, target: Target, now: float) -> None:
+        try:
+            self._table.add(target)
+        except OSError as error:
+            self._stay(stream, known, f"the kernel refuses it: {error.strerror}", now)
+            return
+        known.target, known.told, known.reason = target, _NOTHING, ""
+        self._in_kernel[known.local.family, known.local.port] = stream
+        log.debug("port %d: in the kernel, from %s to %s", known.local.port, target.expect, target.destination)
+        self._schedule(stream, now + RECHECK_S)
+
+    def _stay(self, stream: int, known: _Stream, reason: str, now: float) -> None:
+        """Remember why a stream is in userspace, and say so if that is news."""
+        if reason in PENDING:
+            self._schedule(stream, now + known.wait_s)
+            known.wait_s = min(2 * known.wait_s, MAX_WAIT_S)
+        if reason != known.reason:
+            level = logging.DEBUG if reason in PENDING else logging.INFO
+            level = logging.WARNING if reason.startswith("the kernel refuses") else level
+            log.log(level, "port %d: stays in userspace, %s", known.local.port, reason)
+        known.reason = reason
+
+    def _update(self, stream: int, known: _Stream, target: Target) -> None:
+        try:
+            self._table.update(target)
+        except OSError as error:
+            self._remove(stream, known, final=False)
+            self._stay(stream, known, f"the kernel refuses it: {error.strerror}", self._now())
+            return
+        known.target = target
+        log.debug("port %d: still in the kernel, from %s to %s", known.local.port, target.expect, target.destination)
+
+    def _remove(self, stream: int, known: _Stream, *, final: bool) -> None:
+        """Take a stream back from the kernel, if it is there, with all that has been done.
+
+        ``final``: what is done while this happens does not matter any more. Else the kernel is stopped before it is
+        asked, which takes as long as its slowest packet.
+        """
+        if known.target is None:
+            return
+        target, known.target, known.reason = known.target, None, ""
+        del self._in_kernel[known.local.family, known.local.port]
+        # What fails must not keep the rest from being done: the kernel has to let go before signalling goes on.
+        if not final:
+            _attempt(known, lambda: self._table.update(target, passing=True))
+        _attempt(known, lambda: self._read(stream, known))
+        _attempt(known, lambda: self._table.remove(known.local))
+        log.debug("port %d: back in userspace", known.local.port)
+
+    def _read(self, stream: int, known: _Stream) -> None:
+        entry = self._table.entry(known.local)
+        if entry is not None:
+            self._fold(stream, known, entry)
+
+    def _fold(self, stream: int, known: _Stream, entry: Entry) -> bool:
+        """Add what is new to what the packet path knows; return whether packets have been handed up."""
+        told = known.told
+        if entry == told:
+            return False
+        known.told = entry
+        if (entry.packets, entry.drops) != (told.packets, told.drops):
+            drops = {name: count - told.drops.get(name, 0) for name, count in entry.drops.items()}
+            packets, octets = entry.packets - told.packets, entry.bytes - told.bytes
+            self._path.sync(stream, Progress(packets, octets, drops, entry.decrypt, entry.encrypt))
+        return entry.passed != told.passed
+
+
+def _attempt(known: _Stream, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError as error:
+        log.warning("port %d: the kernel does not give it back properly: %s", known.local.port, error.strerror)
