@@ -74,7 +74,7 @@ lint: apt-lint build $(VENV)/.needs-lint ## ruff, mypy --strict, C warnings as e
 install: build ## into DESTDIR, as /usr/sbin/rtpengine
 	@tools/install-tree $(PYTHON) '$(DESTDIR)' '$(PREFIX)'
 
-bench: apt-bench build ## against Debian's rtpengine-daemon, as ratios (about 25 minutes)
+bench: apt-bench build ## against Debian's rtpengine-daemon, as ratios (about 35 minutes)
 	@$(MAKE) --no-print-directory -s -C bench
 	@$(PYTHON) bench/bench.py $(ARGS)
 

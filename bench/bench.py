@@ -38,6 +38,8 @@ OUR_COMMAND = (
     "{here}/../.venv/bin/rtpengine --foreground --table=-1 --ip={ip4} --ip6={ip6}"
     " --listen-ng={ng} --listen-udp={udp} --listen-tcp={tcp}"
     " --port-min={port_min} --port-max={port_max} --log-level=3"
+    # the default is offered first; F8 is off unless it is named
+    " --srtp-suites=AES_CM_128_HMAC_SHA1_80,AEAD_AES_128_GCM,F8_128_HMAC_SHA1_80"
 )
 # The older protocols cannot say in a delete, as ng does, that the call shall not be kept for 30 s.
 PEER_COMMAND = (
@@ -76,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     ap.add_argument("--static", action="append", default=[], metavar="NAME=CMD")
     ap.add_argument("--vs", action="store_true", help="two targets in alternation, ratios first/second")
     ap.add_argument("--rounds", type=int, help="repetitions of everything (default 1; 3 to compare)")
-    ap.add_argument("--scenarios", default="a,b,d,f,g,o,s,u", help=f"of {','.join(SCENARIOS)} (c: SRTP)")
+    ap.add_argument("--scenarios", default="a,b,c,d,f,g,h,o,s,u", help=f"of {','.join(SCENARIOS)}")
     ap.add_argument("--quick", action="store_true", help="short windows: a smoke test, not a measurement")
     ap.add_argument("--cwd", help="directory to start the daemons in")
     ap.add_argument("--json", type=Path, help="write everything here (default: a file in results/)")
@@ -109,6 +111,9 @@ def add_sizes(ap: argparse.ArgumentParser) -> None:
     ap.add_argument("--outstanding", type=numbers, default=[1, 64], help="calls in progress during d and o")
     ap.add_argument("--busy-calls", type=int, default=1000, help="running calls in scenario u")
     ap.add_argument("--busy-rate", type=float, default=100, help="calls set up a second in scenario u")
+    ap.add_argument("--handshakes", type=int, default=1000, help="DTLS handshakes per window in scenario h")
+    ap.add_argument("--shaking", type=int, default=32, help="of those at a time")
+    ap.add_argument("--burst", type=int, default=200, help="handshakes at once beside running calls")
     ap.add_argument("--secs", type=float, default=2.0, help="length of one measured window")
     ap.add_argument("--windows", type=int, default=2, help="windows per point; the median is reported")
     ap.add_argument("--settle", type=float, default=4.0, help="seconds of unmeasured traffic before the windows")

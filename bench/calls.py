@@ -22,7 +22,18 @@ from relay import HERE, Relay
 PORT_A, PORT_B = 20000, 20002
 STEPS = ("offer", "answer", "delete")
 
+# The kinds of calls whose party B speaks SRTP.
+SUITES = {
+    "srtp": wire.Suite("AES_CM_128_HMAC_SHA1_80", "cm", 30),
+    "f8": wire.Suite("F8_128_HMAC_SHA1_80", "f8", 30),
+    "gcm": wire.Suite("AEAD_AES_128_GCM", "gcm", 28),
+}
+
 _serial = count(1)
+
+
+class Unsupported(RuntimeError):
+    """The relay has no such suite."""
 
 
 def endpoint4(side: int, index: int) -> str:
@@ -36,27 +47,28 @@ def endpoint6(side: int, index: int) -> str:
     return f"fd00:7e57:{'ab'[side]}::{index + 1:x}"
 
 
-def key_of_b(index: int) -> bytes:
+def key_of_b(index: int, suite: wire.Suite) -> bytes:
     """Master key and salt that party B of a call sends with."""
-    return hashlib.sha256(f"b{index}".encode()).digest()[:30]
+    return hashlib.sha256(f"b{index}".encode()).digest()[: suite.key_len]
 
 
 class Calls:
-    """``n`` calls of one kind: rtp, srtp (A plain, B SDES) or v6 (A on IPv4, B on IPv6).
+    """``n`` calls of one kind: rtp, one of SUITES (A plain, B SDES) or v6 (A on IPv4, B on IPv6).
 
     ``lines``: what rtpload has to know of each.
     """
 
     def __init__(self, relay: Relay, n: int, kind: str = "rtp", base: int = 0) -> None:
         self.relay, self.n, self.kind, self.base = relay, n, kind, base
+        self.suite = SUITES.get(kind)
         self.tag = f"bench-{os.getpid()}-{next(_serial)}"
         self.lines: list[str] = []
 
     def offer(self, index: int) -> dict[str, Any]:
         """The command that offers call ``index``."""
         command = self._command("offer", index, wire.sdp(endpoint4(0, self.base + index), PORT_A))
-        if self.kind == "srtp":
-            command |= {"transport protocol": "RTP/SAVP", "DTLS": "off"}
+        if self.suite:
+            command |= {"transport protocol": "RTP/SAVP", "DTLS": "off", "SDES": [f"only-{self.suite.name}"]}
         if self.kind == "v6":
             command |= {"direction": ["internal", "external"], "address family": "IP6"}
         return command
@@ -64,8 +76,9 @@ class Calls:
     def answer(self, index: int, crypto_tag: str = "1") -> dict[str, Any]:
         """The command that answers call ``index``."""
         body = wire.sdp(self._party_b(index), PORT_B)
-        if self.kind == "srtp":
-            body = wire.sdp(self._party_b(index), PORT_B, "RTP/SAVP", wire.crypto_line(crypto_tag, key_of_b(index)))
+        if self.suite:
+            crypto = wire.crypto_line(crypto_tag, self.suite, key_of_b(index, self.suite))
+            body = wire.sdp(self._party_b(index), PORT_B, "RTP/SAVP", crypto)
         command = self._command("answer", index, body) | {"to-tag": f"tt{index}"}
         return command | ({"address family": "IP4"} if self.kind == "v6" else {})
 
@@ -79,13 +92,13 @@ class Calls:
         return {"command": "query", "call-id": f"{self.tag}-{index}"}
 
     def set_up(self) -> None:
-        """Offer and answer all calls; RuntimeError if the relay refuses one."""
+        """Offer and answer all calls; RuntimeError if the relay refuses one, Unsupported if it lacks the suite."""
         to_b = [wire.parse_sdp(r["sdp"]) for r in self.relay.demand([self.offer(i) for i in range(self.n)])]
-        keys = [said.crypto.get(wire.SUITE, ("1", b"")) for said in to_b]
+        keys = list(map(self._key_for_b, to_b))
         answers = self.relay.demand([self.answer(i, keys[i][0]) for i in range(self.n)])
         for index, reply in enumerate(answers):
             to_a, b = wire.parse_sdp(reply["sdp"]), to_b[index]
-            secrets = f"{key_of_b(index).hex()} {keys[index][1].hex()}" if self.kind == "srtp" else "- -"
+            secrets = self._secrets(index, keys[index][1])
             self.lines.append(
                 f"{endpoint4(0, self.base + index)} {to_a.address} {to_a.port} - - "
                 f" {self._party_b(index)} {b.address} {b.port} {secrets}"
@@ -94,6 +107,20 @@ class Calls:
     def tear_down(self) -> None:
         """Delete all calls."""
         self.relay.demand([self.delete(i) for i in range(self.n)])
+
+    def _key_for_b(self, said: wire.Announced) -> tuple[str, bytes]:
+        """Tag and key of the line that party B answers to."""
+        if self.suite is None:
+            return "1", b""
+        if self.suite.name not in said.crypto:
+            raise Unsupported(f"{self.suite.name} is not offered")
+        return said.crypto[self.suite.name]
+
+    def _secrets(self, index: int, relay_key: bytes) -> str:
+        """The keys that party B sends and receives with, for the generator."""
+        if self.suite is None:
+            return "- -"
+        return f"{self.suite.short}:{key_of_b(index, self.suite).hex()} {self.suite.short}:{relay_key.hex()}"
 
     def _identity(self, index: int) -> dict[str, str]:
         return {"call-id": f"{self.tag}-{index}", "from-tag": f"ft{index}"}

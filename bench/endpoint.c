@@ -35,19 +35,26 @@ void parse_addr(const char *a, int port, struct sockaddr_storage *ss)
 	}
 }
 
-struct srtp *parse_key(const char *hex)
+struct srtp *parse_key(const char *text)
 {
-	uint8_t k[30];
-	if (!strcmp(hex, "-"))
+	static const char *const names[SRTP_SUITES] = {"cm:", "f8:", "gcm:"};
+	enum srtp_suite suite = 0;
+	uint8_t k[SRTP_KEYSALT_MAX];
+	if (!strcmp(text, "-"))
 		return NULL;
-	if (strlen(hex) != 60)
+	while (suite < SRTP_SUITES && strncmp(text, names[suite], strlen(names[suite])))
+		suite++;
+	if (suite == SRTP_SUITES)
+		die("suite");
+	text += strlen(names[suite]);
+	if (strlen(text) != 2 * (size_t)srtp_keysalt_len(suite))
 		die("key length");
-	for (int i = 0; i < 30; i++) {
+	for (int i = 0; i < srtp_keysalt_len(suite); i++) {
 		unsigned v;
-		sscanf(hex + 2 * i, "%2x", &v);
+		sscanf(text + 2 * i, "%2x", &v);
 		k[i] = (uint8_t)v;
 	}
-	return srtp_new(k);
+	return srtp_new(suite, k);
 }
 
 int make_socket(int family, int port)

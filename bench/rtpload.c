@@ -21,9 +21,9 @@
  *
  * MAP has one line per call, 10 fields:
  *   a_addr a_dst_addr a_dst_port a_key_tx a_key_rx  b_addr b_dst_addr b_dst_port b_key_tx b_key_rx
- * a_dst is where A sends to (the relay's port announced to A).  Keys are 60
- * hex digits (16 bytes master key, 14 bytes master salt; suite
- * AES_CM_128_HMAC_SHA1_80) or "-" for plain RTP.
+ * a_dst is where A sends to (the relay's port announced to A).  Keys are a
+ * suite of srtp.h (cm, f8 or gcm), a colon and master key and salt in hex
+ * digits, or "-" for plain RTP.
  *
  * Commands on standard input, one JSON line of results on standard output each:
  *   run CALLS PPS SECONDS WINDOW   PPS 0 = flat out; WINDOW > 0 = at most that

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import machine
-from calls import STEPS, Calls, Churn, Load, StaticCalls
+from calls import STEPS, Calls, Churn, Load, StaticCalls, Unsupported
+from handshakes import Handshakes
 from older import Mediaproxy, Rtpproxy, churn_mediaproxy, churn_rtpproxy, prove
 from relay import Relay, Target
 from report import Report, loss_percent, median
 
 LATENCIES = (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999"), ("max", "max"))
 STOP_S = 7
+WARM_UP = 50  # handshakes
 
 
 class Bench:
@@ -132,23 +134,31 @@ def _report_paced(bench: Bench, name: str, n: int, runs: list[dict[str, Any]]) -
 
 def flood(bench: Bench, kind: str) -> None:
     """As fast as possible: with a window of packets in flight, then the highest rate without loss, then too much."""
-    n, report, args = bench.args.flood_calls, bench.report, bench.args
+    n, args = bench.args.flood_calls, bench.args
     name = f"flood-{kind}/{n}"
     with bench.load(n, kind) as (_, load):
         load.run(n * 100, args.settle)
-        closed = bench.windows(lambda: load.run(0, args.secs, window=args.window))
-        estimate = median(closed, "recv_pps") or 0
-        report.raw[name] = {"closed": closed}
-        report.judge(name + " closed", closed)
-        report.put(f"{name} closed-loop pps", estimate, "pps", "higher")
-        report.put(f"{name} closed-loop cpu/packet", median(closed, "cpu_us_per_pkt"), "us", "lower")
-        report.put(f"{name} daemon cpu at closed loop", median(closed, "cpu_pct"), "%", "info")
-        report.put(f"{name} generator cpu/packet", median(closed, "gen_cpu_us_per_pkt"), "us", "info")
-        if not estimate:
-            report.wrong.append(f"{name}: nothing relayed in the closed loop")
-            return
-        _search(bench, load, n, name, estimate * 0.9)
-    _overload(bench, kind, n, name)
+        estimate = _closed_loop(bench, load, name)
+        if estimate:
+            _search(bench, load, n, name, estimate * 0.9)
+    if estimate:
+        _overload(bench, kind, n, name)
+
+
+def _closed_loop(bench: Bench, load: Load, name: str) -> float:
+    """With a window of packets in flight; the rate that comes of it."""
+    report, args = bench.report, bench.args
+    closed = bench.windows(lambda: load.run(0, args.secs, window=args.window))
+    rate = median(closed, "recv_pps") or 0
+    report.raw[name] = {"closed": closed}
+    report.judge(name + " closed", closed)
+    report.put(f"{name} closed-loop pps", rate, "pps", "higher")
+    report.put(f"{name} closed-loop cpu/packet", median(closed, "cpu_us_per_pkt"), "us", "lower")
+    report.put(f"{name} daemon cpu at closed loop", median(closed, "cpu_pct"), "%", "info")
+    report.put(f"{name} generator cpu/packet", median(closed, "gen_cpu_us_per_pkt"), "us", "info")
+    if not rate:
+        report.wrong.append(f"{name}: nothing relayed in the closed loop")
+    return rate
 
 
 def _search(bench: Bench, load: Load, n: int, name: str, rate: float) -> None:
@@ -237,6 +247,11 @@ def set_up_under_load(bench: Bench) -> None:
     offered = (median(calm + busy, "sent_pps") or 0) / n
     report.put(f"{name.split()[0]} offered load reached", offered, "%", "info")
     report.put(f"{name} set-ups", median(made, "per_s"), "/s", "info")
+    _report_added(report, name, calm, busy)
+
+
+def _report_added(report: Report, name: str, calm: list[dict[str, Any]], busy: list[dict[str, Any]]) -> None:
+    """By how much packets take longer in busy windows."""
     for label, key in LATENCIES[:3]:
         before, during = median(calm, "lat_us", key), median(busy, "lat_us", key)
         if before is not None and during is not None:
@@ -356,18 +371,82 @@ def start_up(bench: Bench) -> None:
     bench.report.put("start cpu", statistics.median(cpu), "ms", "lower")
 
 
-def _secure(bench: Bench) -> None:
+def secure(bench: Bench) -> None:
+    """RTP to SRTP with the suite that everybody has, then briefly with others."""
     paced(bench, "srtp", bench.args.srtp_levels)
     flood(bench, "srtp")
+    for kind in ("f8", "gcm"):
+        try:
+            _other_suite(bench, kind)
+        except Unsupported as reason:
+            bench.report.notes.append(f"{kind}: not measured, {reason}")
+
+
+def _other_suite(bench: Bench, kind: str) -> None:
+    n, args = bench.args.flood_calls, bench.args
+    paced(bench, kind, args.srtp_levels)
+    with bench.load(n, kind) as (_, load):
+        load.run(n * 100, args.settle)
+        _closed_loop(bench, load, f"flood-{kind}/{n}")
+
+
+def handshakes(bench: Bench) -> None:
+    """DTLS handshakes of calls that are in place: some at a time, then many at once beside running calls."""
+    args, report = bench.args, bench.report
+    name = f"dtls/{args.shaking} at a time"
+    with bench.relay() as relay:
+        client = Handshakes(relay, WARM_UP + args.handshakes * args.windows, args, bench.scratch)
+        client.run(WARM_UP, args.shaking)
+        runs = bench.windows(lambda: client.run(args.handshakes, args.shaking))
+        client.close()
+    report.raw[name] = runs
+    _judge_handshakes(report, name, runs)
+    report.put(f"{name} handshakes/s", median(runs, "per_s"), "/s", "higher")
+    report.put(f"{name} cpu/handshake", median(runs, "cpu_us"), "us", "lower")
+    report.put(f"{name} daemon cpu", median(runs, "cpu_pct"), "%", "info")
+    report.put(f"{name} client cpu/handshake", median(runs, "own_cpu_us"), "us", "info")
+    for label in ("p50", "p99", "max"):
+        report.put(f"{name} took {label}", median(runs, f"{label}_us"), "us", "lower")
+    _handshakes_beside_calls(bench)
+
+
+def _handshakes_beside_calls(bench: Bench) -> None:
+    """As many at once as start when a conference begins: what do running calls notice?"""
+    n, args, report = bench.args.flood_calls, bench.args, bench.report
+    name = f"burst/{n} during {args.burst} handshakes"
+    with bench.load(n, "rtp") as (relay, load):
+        client = Handshakes(relay, args.burst * args.windows, args, bench.scratch)
+        load.run(n * 100, args.settle)
+        calm, busy, made = [], [], []
+        for _ in range(args.windows):
+            calm.append(load.run(n * 100, args.secs))
+            load.start(n * 100, args.secs)
+            made.append(client.run(args.burst, args.burst))
+            busy.append(load.finish())
+        client.close()
+    report.raw[name] = {"calm": calm, "busy": busy, "made": made}
+    report.judge(name, calm + busy)
+    _judge_handshakes(report, name, made)
+    report.put(f"{name} loss", loss_percent(busy), "%", "lower")
+    report.put(f"burst/{n} offered load reached", (median(calm + busy, "sent_pps") or 0) / n, "%", "info")
+    report.put(f"{name} all done after", (median(made, "secs") or 0) * 1000, "ms", "info")
+    _report_added(report, name, calm, busy)
+
+
+def _judge_handshakes(report: Report, name: str, runs: list[dict[str, Any]]) -> None:
+    failed, wrong = (sum(run[key] for run in runs) for key in ("failed", "wrong"))
+    if failed or wrong:
+        report.wrong.append(f"{name}: {failed} failed, {wrong} with another certificate or no SRTP")
 
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "a": lambda bench: paced(bench, "rtp", bench.args.levels),
     "b": lambda bench: flood(bench, "rtp"),
-    "c": _secure,
+    "c": secure,
     "d": signalling,
     "f": lambda bench: paced(bench, "v6", bench.args.srtp_levels),
     "g": start_up,
+    "h": handshakes,
     "o": older_protocols,
     "s": stall,
     "u": set_up_under_load,

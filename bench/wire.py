@@ -5,7 +5,13 @@ from __future__ import annotations
 import base64
 from typing import Any, NamedTuple
 
-SUITE = "AES_CM_128_HMAC_SHA1_80"
+
+class Suite(NamedTuple):
+    """A suite of SRTP: its name in SDES and in the generator, and how long master key and salt are together."""
+
+    name: str
+    short: str
+    key_len: int
 
 
 def encode(value: Any) -> bytes:
@@ -58,22 +64,26 @@ def sdp(address: str, port: int, protocol: str = "RTP/AVP", extra: str = "") -> 
     )
 
 
-def crypto_line(tag: str, key: bytes) -> str:
-    """The ``a=crypto`` line (RFC 4568) that offers ``key`` for the one suite in use here."""
-    return f"a=crypto:{tag} {SUITE} inline:{base64.b64encode(key).decode()}\r\n"
+def crypto_line(tag: str, suite: Suite, key: bytes) -> str:
+    """The ``a=crypto`` line (RFC 4568) that offers ``key``."""
+    return f"a=crypto:{tag} {suite.name} inline:{base64.b64encode(key).decode()}\r\n"
 
 
 class Announced(NamedTuple):
-    """What a body from the daemon names: where to send, and per crypto suite its tag and key with salt."""
+    """What a body from the daemon names: where to send, per crypto suite its tag and key with salt, its certificate.
+
+    ``fingerprint``: name of the hash, a blank, and the digest with colons.
+    """
 
     address: str
     port: int
     crypto: dict[str, tuple[str, bytes]]
+    fingerprint: str
 
 
 def parse_sdp(body: bytes) -> Announced:
-    """Read the address, the audio port and the keys."""
-    address, port, crypto = "", 0, {}
+    """Read the address, the audio port, the keys and the fingerprint."""
+    address, port, crypto, fingerprint = "", 0, {}, ""
     for line in body.decode().splitlines():
         if line.startswith("c=IN "):
             address = line.split()[2]
@@ -82,4 +92,6 @@ def parse_sdp(body: bytes) -> Announced:
         elif line.startswith("a=crypto:"):
             tag, suite, keys = line[9:].split()[:3]
             crypto[suite] = (tag, base64.b64decode(keys.split(":", 1)[1].split("|")[0] + "=="))
-    return Announced(address, port, crypto)
+        elif line.startswith("a=fingerprint:"):
+            fingerprint = line[14:]
+    return Announced(address, port, crypto, fingerprint)
