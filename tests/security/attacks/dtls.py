@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
-from systemlab.dtlsside import client_hello, handshake, record
+from systemlab.dtlsside import Association, Identity, client_hello, handshake, record
 
 from attacks.scene import Attack, Scene
 from attacks.srtp import Source, impostor, neighbour, stranger
 
 HANDSHAKE, ALERT, CHANGE_CIPHER_SPEC, APPLICATION_DATA = 22, 21, 20, 23
 CLIENT_HELLO, SERVER_HELLO = 1, 2
+_MALLORY = Identity()
 _HELLO = client_hello(b"\xc0\x2b")
 
 
@@ -64,27 +66,54 @@ def _extensions() -> bytes:
     return groups + points + signatures + use_srtp + master
 
 
-def _row(datagrams: Callable[[], list[bytes]], source: Source, *, ice: bool) -> Attack:
+async def _volley(scene: Scene, datagrams: Callable[[], list[bytes]], source: Source) -> None:
+    await scene.send(datagrams(), source(scene))
+    await asyncio.sleep(0.05)
+
+
+async def _handshakes(scene: Scene, source: Source) -> None:
+    """Go through with the handshake, as client and with a certificate that nobody has signalled."""
+    sockets, targets = source(scene), scene.ports_of_the_call()
+    associations = {(sock, target): Association(_MALLORY, active=True) for sock in sockets for target in targets}
+    for (sock, target), association in associations.items():
+        scene.strike(association.start(), sock, target)
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        for sock in sockets:
+            for datagram, target in scene.read(sock):
+                scene.strike(associations[sock, target].receive(datagram), sock, target)
+
+
+def _row(name: str, strike: Callable[[Scene], Awaitable[None]], source: Source, *, ice: bool) -> Attack:
     async def run(scene: Scene) -> None:
         for media in scene.sides:
             media.quiet = True
         scene.place()
-        await scene.send(datagrams(), source(scene))
-        await asyncio.sleep(0.05)
+        await strike(scene)
         for media in scene.sides:
             media.begin()
         await scene.dialogue.connected()
         await scene.talk(3)
-        await scene.send(datagrams(), source(scene))
-        await asyncio.sleep(0.05)
+        await strike(scene)
 
-    name = f"{datagrams.__name__.replace('_', ' ')}, from {source.__name__}, {'ICE' if ice else 'no ICE'}"
-    return Attack(name, run, ("DTLS",), about={"ice": ice})
+    return Attack(f"{name}, from {source.__name__}, {'ICE' if ice else 'no ICE'}", run, ("DTLS",), about={"ice": ice})
+
+
+def _volleys(datagrams: Callable[[], list[bytes]], source: Source, *, ice: bool) -> Attack:
+    name = datagrams.__name__.replace("_", " ")
+    return _row(name, lambda scene: _volley(scene, datagrams, source), source, ice=ice)
 
 
 DTLS = [
-    _row(datagrams, source, ice=ice)
-    for ice in (False, True)
-    for datagrams in (hello_with_no_cipher, garbage_records, fragments, alerts, good_hello)
-    for source in (stranger, neighbour, impostor)
+    *(
+        _volleys(datagrams, source, ice=ice)
+        for ice in (False, True)
+        for datagrams in (hello_with_no_cipher, garbage_records, fragments, alerts, good_hello)
+        for source in (stranger, neighbour, impostor)
+    ),
+    *(
+        _row("whole handshake", partial(_handshakes, source=source), source, ice=ice)
+        for ice in (False, True)
+        for source in (stranger, neighbour)
+    ),
 ]

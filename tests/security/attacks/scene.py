@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ from systemlab.dtlsside import Identity
 from systemlab.live import Live, LiveDialogue, NotConnectedError, until
 from systemlab.media import Address, Party, sender_report
 from systemlab.netns import Host, Lab
-from systemlab.ngclient import drain
 from systemlab.srtpside import Sdes
 from systemlab.stunclient import fresh_credentials
 
@@ -66,6 +66,7 @@ class Scene:
     """The call and the stranger; an attack is a function of it.
 
     No two packets of the parties are equal. ``foreign`` counts what a party got that the other had not sent, or again.
+    ``struck`` and ``replied`` are bytes: what the stranger sent, and got back that was no media.
     """
 
     lab: Lab
@@ -77,6 +78,8 @@ class Scene:
     sockets: dict[str, list[socket.socket]] = field(default_factory=dict)
     foreign: int = 0
     bled: int = 0
+    struck: int = 0
+    replied: int = 0
     sent: set[bytes] = field(default_factory=set)
     gone: list[Live] = field(default_factory=list)
 
@@ -145,6 +148,18 @@ class Scene:
         complete = lambda: expected[False] <= set(one.heard) and expected[True] <= set(other.heard)  # noqa: E731
         return await until(complete, 1)
 
+    @property
+    def secrets(self) -> list[str]:
+        """What nobody but the parties and the relay may read: keys and passwords of both sides."""
+        found = []
+        for media in (*self.sides, *self.gone):
+            keys = [media.sdes.sending, media.sdes.receiving] if media.sdes else []
+            for channel in media.channels if media.dtls else []:
+                keys += [side.keys for side in (channel.sender, channel.receiver) if side]
+            found += [form for key in keys if key for form in (key.inline, key.key.hex(), repr(key.key)[2:-1])]
+            found += [credentials.pwd for credentials in (media.ice, media.ice_remote) if credentials]
+        return found
+
     # The stranger
 
     def ports_of_the_call(self) -> list[Address]:
@@ -174,15 +189,34 @@ class Scene:
         sources, targets = list(sockets or self.stranger()), list(to) or self.ports_of_the_call()
         for packet in packets:
             for sock, target in itertools.product(sources, targets):
-                sock.sendto(packet, target)
+                self.strike([packet], sock, target)
             await asyncio.sleep(0)
+
+    def strike(self, packets: Iterable[bytes], sock: socket.socket, target: Address) -> None:
+        """Send packets from one socket to one port."""
+        for packet in packets:
+            sock.sendto(packet, target)
+            self.struck += len(packet)
+
+    def read(self, sock: socket.socket) -> Iterator[tuple[bytes, Address]]:
+        """What has come to a socket of the stranger but for media, which is counted, and from where."""
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                packet, source = sock.recvfrom(65535)
+                if is_media(packet):
+                    self.bled += 1
+                else:
+                    self.replied += len(packet)
+                    yield packet, source[:2]
 
     # The account
 
     def account(self) -> None:
         """Count what has reached those whom it should not have."""
         for sock in itertools.chain(*self.sockets.values()):
-            self.bled += sum(is_media(packet) for packet in drain(sock))
+            for _ in self.read(sock):
+                pass
         for media in (*self.sides, *self.gone):
             self.foreign += media.refused
             for packet in (*media.heard, *media.heard_rtcp):

@@ -52,10 +52,15 @@ class Keys(NamedTuple):
     key: bytes
     mki: bytes = b""
 
+    @property
+    def inline(self) -> str:
+        """Key and salt as SDP has them."""
+        return base64.b64encode(self.key).decode()
+
     def crypto_line(self, tag: int) -> str:
         """The a=crypto attribute."""
         mki = f"|{int.from_bytes(self.mki, 'big')}:{len(self.mki)}" if self.mki else ""
-        return f"a=crypto:{tag} {self.suite} inline:{base64.b64encode(self.key).decode()}{mki}"
+        return f"a=crypto:{tag} {self.suite} inline:{self.inline}{mki}"
 
 
 def fresh_keys(suite: str = DEFAULT, mki: bytes = b"") -> Keys:
