@@ -170,10 +170,11 @@ class _Selection:
     Our own candidate is the same for all sources of a stream, so that their PRIORITY alone orders the pairs.
     """
 
-    __slots__ = ("_checked", "_claimed", "_priority", "source")
+    __slots__ = ("_checked", "_claimed", "_priority", "source", "ufrag")
 
     def __init__(self) -> None:
         self.source: Endpoint | None = None
+        self.ufrag = b""
         self._priority = 0
         self._checked = 0.0
         self._claimed: float | None = None
@@ -183,6 +184,7 @@ class _Selection:
         if source != self.source and not self._yields(check, now):
             return False
         self.source = source
+        self.ufrag = check.ufrag
         self._priority = check.priority
         self._checked = now
         self._claimed = now if check.nominates else None
@@ -200,16 +202,18 @@ class _Selection:
 
 
 class _Check(NamedTuple):
-    """What a connectivity check says beyond who sends it (RFC 8445 7.1); ``priority`` 0 where it has none."""
+    """What a connectivity check says (RFC 8445 7.1); ``priority`` 0 where it has none, ``ufrag`` is its sender's."""
 
     priority: int
     nominates: bool
+    ufrag: bytes
 
 
 def _check_in(request: stun.StunMessage) -> _Check:
     return _Check(
         int.from_bytes(request.attribute(stun.PRIORITY) or b"", "big"),
         request.attribute(stun.USE_CANDIDATE) is not None,
+        _user_name(request)[1],
     )
 
 
@@ -236,7 +240,7 @@ def _is_of(ufrag: bytes, credentials: IceCredentials) -> bool:
 class IceAgent:
     """Our ICE-lite agent towards one party, over all streams of one media (RFC 8445 2.5 and 7.3); always controlled.
 
-    ``remote`` may be set when it gets known. If it changes, ICE restarts (RFC 8445 9), and that takes a new agent,
+    ``remote`` is None until :meth:`meet`. If it changes, ICE restarts (RFC 8445 9), and that takes a new agent,
     to which the former one is ``previous``: it goes on answering on each stream until a pair of the new one is
     nominated there, so that the party does not lose its consent meanwhile.
     Nothing but a check with the right credentials changes anything here.
@@ -263,6 +267,15 @@ class IceAgent:
         if not self._selections:
             return "new"
         return "connected" if all(one.source for one in self._selections.values()) else "checking"
+
+    def meet(self, remote: IceCredentials | None) -> None:
+        """Signalling has named the party, whose checks may have come before that.
+
+        What another one has nominated meanwhile, to whom the same offer was forked, counts no more.
+        """
+        if remote is not None:
+            self._selections = {n: one for n, one in self._selections.items() if _is_of(one.ufrag, remote)}
+        self.remote = remote
 
     def selected(self, stream: int) -> Endpoint | None:
         """Where the party has its end of the pair that it nominated for this stream, None before it has."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from rtpengine.dtls import Certificate, DtlsClosed, DtlsConnected, DtlsEndpoint, DtlsFailed
 from rtpengine.ice import IceAgent, IceRelay
-from rtpengine.media import Endpoint, MediaTransport, PortSet, SrtpKeys
+from rtpengine.media import Endpoint, IceCredentials, MediaTransport, PortSet, SrtpKeys
 from rtpengine.party import Wanted, stream_endpoint
 
 log = logging.getLogger(__name__)
@@ -60,11 +60,22 @@ class Peering:
             assert reach.local is not None
             if self.agent is None or self.agent.local != reach.local:
                 self.agent = IceAgent(reach.local, reach.remote, previous=self.agent)
-            self.agent.remote = reach.remote
+            self._meet(self.agent, reach.remote)
         else:
             self.agent = None
         if reach.mode != "relay":
             self.relay = None
+
+    def _meet(self, agent: IceAgent, remote: IceCredentials | None) -> None:
+        """Tell the agent who the party is; the packet path forgets about sources when it hears that there is ICE."""
+        is_new = agent.remote is None and remote is not None
+        agent.meet(remote)
+        for stream, _ in self._streams() if is_new else ():
+            source = agent.selected(stream)
+            if source is None:
+                self._validated.pop(stream, None)
+            else:
+                self.transport.validate(stream, source, nominated=True)
 
     def _apply_dtls(self, certificate: Certificate | None, now: float) -> None:
         party = self.wanted.party

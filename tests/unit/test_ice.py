@@ -275,7 +275,7 @@ class TestAnswers:
         assert agent.receive(RTP, check(user="ourufrag:anybody"), A, 0.0).valid
         for user in ("ourufrag", "ourufrag:"):
             assert code_of(agent.receive(RTP, check(user=user), A, 0.0).reply) == 401
-        agent.remote = THEIRS
+        agent.meet(THEIRS)
         assert not agent.receive(RTP, check(user="ourufrag:anybody"), A, 0.0).valid
         assert agent.receive(RTP, check(), A, 0.0).valid
 

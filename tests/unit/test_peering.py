@@ -124,6 +124,21 @@ def test_a_wrong_password_proves_nothing(stage: Stage) -> None:
     assert stage.transport.validated == {}
 
 
+@pytest.mark.parametrize(("early", "counts"), [(ICE_B, True), (ICE_A, False)], ids=["its own", "of another branch"])
+def test_a_nomination_before_the_answer_counts_if_it_was_the_answerer_s(
+    stage: Stage, early: IceCredentials, counts: bool
+) -> None:
+    stage.offer(audio(A), Signalling(protocol=OVER_TLS, ice="force"))
+    ours = local(stage, 1)
+    stage.table.receive_stun("c", 30000, check(f"{ours.ufrag}:{early.ufrag}", ours.pwd), ELSEWHERE, stage.now)
+    stage.transport.validated.clear()
+    answer = audio(B, OVER_TLS, setup="passive", fingerprints=(stage.certificate.fingerprint,), ice=ICE_B)
+    for _ in range(2):
+        stage.answer(answer, Signalling(ice="remove"))
+    assert stage.transport.validated == ({30000: [(ELSEWHERE, True)]} if counts else {})
+    assert {to for to, data in stage.sent(30000) if data[0] == 22} == ({ELSEWHERE} if counts else set())
+
+
 @pytest.mark.parametrize(("setup", "role"), [("passive", "passive"), ("active", "active"), ("actpass", "passive")])
 def test_a_handshake_ends_in_keys(stage: Stage, setup: str, role: str) -> None:
     place_browser_call(stage, setup)
