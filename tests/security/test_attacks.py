@@ -136,7 +136,7 @@ def test_attack_is_real(campaign: Run, mode: str) -> None:
 
 
 def test_strict_source_closes_what_off_leaves_open(campaign: Run) -> None:
-    rows = [attack for attack in SPRAYS if attack.flags == STRICT]
+    rows = [attack for attack in SPRAYS if attack.keys == STRICT]
     assert [campaign("off").outcome(attack, "RTP") for attack in rows] == [Outcome()] * len(rows)
 
 

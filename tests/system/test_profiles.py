@@ -85,6 +85,25 @@ async def test_browser_to_browser(live_call: MakeLiveCall) -> None:
     await both_hear(await live_call(browser(), browser()).set_up())
 
 
+@pytest.mark.parametrize("mux", [True, False])
+@pytest.mark.parametrize("protocol", ["RTP/AVP", "RTP/SAVP"])
+async def test_checks_of_two_full_agents_are_relayed(live_call: MakeLiveCall, protocol: str, mux: bool) -> None:
+    """Nobody needs us to convert anything: their ICE stays their own, and we are one more candidate (ice.md 1)."""
+    sides = [speaks(protocol, ice=fresh_credentials(), mux=mux) for _ in range(2)]
+    dialogue = live_call(*sides)
+    keys: dict[str, Any] = {"ICE": "optional", "DTLS": "off"}
+    dialogue.offer(**keys)
+    dialogue.answer(**keys)
+    one, other = dialogue.sides
+    assert (one.ice_remote, other.ice_remote) == (other.ice, one.ice)
+    await dialogue.connected()
+    assert all(channel.checks for media in dialogue.sides for channel in media.used)
+    assert all(
+        check == channel.remote for media in dialogue.sides for channel in media.used for check in channel.checks
+    )
+    await both_hear(dialogue)
+
+
 @pytest.mark.parametrize("mux", [(True, False), (False, True), (True, True)], ids=["caller", "callee", "both"])
 @pytest.mark.parametrize("callee", ["RTP/AVPF", "RTP/SAVPF", "UDP/TLS/RTP/SAVPF"])
 @pytest.mark.parametrize("caller", ["RTP/AVPF", "RTP/SAVPF", "UDP/TLS/RTP/SAVPF"])

@@ -7,10 +7,11 @@ import itertools
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from systemlab.media import Address, rtp
 
-from attacks.scene import TRANSPORTS, Attack, Scene
+from attacks.scene import RELAYED, TRANSPORTS, Attack, Scene
 
 WINDOW_S = 3
 PERIOD_S = 0.03
@@ -154,19 +155,21 @@ PHASES = [
 NEIGHBOUR_PHASES = [during_the_call, during_a_re_invite, during_hold, after_long_silence]
 
 
-def _row(phase: Callable[..., object], variant: str, packets: Packets, **about: object) -> Attack:
+def _row(phase: Callable[..., object], variant: str, packets: Packets, **about: Any) -> Attack:
     keys = {"neighbour": True} if about.pop("neighbour", False) else {}
 
     async def run(scene: Scene) -> None:
         await phase(scene, packets, **keys)  # type: ignore[misc]
 
     # Before anybody has said where B is, rising sequence numbers on B's port are all that early media has to show.
-    transports = tuple(t for t in TRANSPORTS if t != "RTP" or phase is not during_set_up or packets is not cunning)
+    transports = about.pop("transports", TRANSPORTS)
+    transports = tuple(t for t in transports if t != "RTP" or phase is not during_set_up or packets is not cunning)
     name = f"spray {phase.__name__.replace('_', ' ')}, {variant}"
     return Attack(name, run, transports, whole_range=phase is before_the_call, **about)  # type: ignore[arg-type]
 
 
-STRICT = ("trust-address", "strict-source")
+ICE_PHASES = [during_set_up, before_the_parties_speak, during_the_call, during_a_re_invite, after_long_silence]
+STRICT = {"flags": ["trust-address", "strict-source"]}
 
 SPRAYS = [
     *(_row(phase, "IPv4", published) for phase in PHASES),
@@ -174,5 +177,10 @@ SPRAYS = [
     *(_row(phase, "RTCP too", cunning) for phase in PHASES),
     *(_row(phase, "rtcp-mux", cunning, about={"mux": True}) for phase in PHASES),
     *(_row(phase, "same address", published, neighbour=True) for phase in NEIGHBOUR_PHASES),
-    *(_row(phase, "strict source", cunning, flags=STRICT) for phase in (before_the_parties_speak, during_the_call)),
+    *(_row(phase, "strict source", cunning, keys=STRICT) for phase in (before_the_parties_speak, during_the_call)),
+    *(_row(phase, "ICE", cunning, about={"ice": True}) for phase in ICE_PHASES),
+    *(
+        _row(phase, "ICE relayed", cunning, about={"ice": True}, keys=RELAYED, transports=("RTP", "SDES"))
+        for phase in ICE_PHASES
+    ),
 ]

@@ -11,7 +11,7 @@ from systemlab import stunclient
 from systemlab.media import rtp
 from systemlab.stunclient import Credentials
 
-from attacks.scene import Attack, Scene
+from attacks.scene import RELAYED, Attack, Scene
 from attacks.srtp import Source, impostor, neighbour, stranger
 
 Checks = Callable[[Credentials, Credentials], list[bytes]]
@@ -67,15 +67,16 @@ def thousand_attributes(local: Credentials, remote: Credentials) -> list[bytes]:
     ]
 
 
-def _row(checks: Checks, source: Source) -> Attack:
+def _row(checks: Checks, source: Source, *, relayed: bool) -> Attack:
     async def strike(scene: Scene) -> None:
         sockets = source(scene)
         caller, _ = scene.sides
         assert caller.ice and caller.ice_remote and caller.remote
         names = stunclient.Credentials(caller.ice_remote.ufrag, "")
         await scene.send(checks(caller.ice, names), sockets)
-        # Whoever had got in that way would talk now, and listen.
-        await scene.send([rtp(1, int.from_bytes(scene.mark, "big"))] * 5, sockets)
+        # Whoever had got in that way would talk now, and listen; nothing but SRTP keeps forgers of addresses out.
+        if source is not impostor or scene.transport != "RTP":
+            await scene.send([rtp(1, int.from_bytes(scene.mark, "big"))] * 5, sockets)
         await asyncio.sleep(0.05)
 
     async def run(scene: Scene) -> None:
@@ -90,11 +91,14 @@ def _row(checks: Checks, source: Source) -> Attack:
         await strike(scene)
 
     name = f"STUN: {checks.__name__.replace('_', ' ')}, from {source.__name__}"
-    return Attack(name, run, ("DTLS",), about={"ice": True})
+    if relayed:
+        return Attack(f"{name}, relayed", run, ("RTP", "SDES"), about={"ice": True}, keys=RELAYED)
+    return Attack(name, run, about={"ice": True})
 
 
 STUN = [
-    _row(checks, source)
+    _row(checks, source, relayed=relayed)
+    for relayed in (False, True)
     for checks in (wrong_integrity, no_integrity, wrong_password, attribute_past_the_end, thousand_attributes)
     for source in (stranger, neighbour, impostor)
 ]

@@ -47,6 +47,7 @@ class Channel:
         self.receiver: Receiver | None = None
         self.valid = False
         self.responses: list[stunclient.Response] = []
+        self.checks: list[Address] = []
 
     @property
     def remote(self) -> Address:
@@ -58,12 +59,13 @@ class Channel:
         """Take everything that waits."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._take(self.socket.recv(65535))
+                datagram, source = self.socket.recvfrom(65535)
+                self._take(datagram, source[:2])
 
-    def _take(self, datagram: bytes) -> None:
+    def _take(self, datagram: bytes, source: Address) -> None:
         first = datagram[0] if datagram else 255
         if stunclient.is_stun(datagram):
-            self._take_stun(datagram)
+            self._take_stun(datagram, source)
         elif 20 <= first <= 63:
             self._take_dtls(datagram)
         elif 128 <= first <= 191:
@@ -71,10 +73,16 @@ class Channel:
         else:
             self.media.strange.append(datagram)
 
-    def _take_stun(self, datagram: bytes) -> None:
-        assert self.media.ice_remote, "STUN for a party without ICE"
-        response = stunclient.parse_response(datagram, self.media.ice_remote.pwd)
-        assert response, "an agent of ICE lite sends no requests"
+    def _take_stun(self, datagram: bytes, source: Address) -> None:
+        ice, remote = self.media.ice, self.media.ice_remote
+        if ice and stunclient.is_check(datagram, ice):
+            self.checks.append(source)
+            self.socket.sendto(stunclient.success(datagram, source, ice.pwd), source)
+            return
+        response = stunclient.parse_response(datagram, remote.pwd) if remote else None
+        if response is None:
+            self.media.strange.append(datagram)
+            return
         self.responses.append(response)
         if response.code == 0 and response.authentic and not self.valid:
             self.valid = True
@@ -160,7 +168,8 @@ class Live(Media):
 
     ``setup`` is what it says in an offer, ``role`` what it takes where it has the choice.
     What the relay sends is in ``heard`` and ``heard_rtcp``, decrypted, and in ``raw`` as it came; ``refused`` counts
-    what had no right tag, ``strange`` keeps what is none of STUN, DTLS, RTP and RTCP, or was not agreed on.
+    what had no right tag, ``strange`` keeps what is none of STUN, DTLS, RTP and RTCP, or was not agreed on, and checks
+    of who does not know the password.
     ``wire`` is its own RTP, as it went out. As long as it is ``quiet`` it neither sends nor reads
     anything; ``begin()`` ends that.
     """

@@ -94,6 +94,24 @@ def check(
     return fingerprinted(signed(encode(BINDING_REQUEST, os.urandom(12), contents), remote.pwd))
 
 
+def success(request: bytes, source: tuple[str, int], pwd: str) -> bytes:
+    """The answer of a full agent to a check from there (RFC 8445 7.3)."""
+    address = ipaddress.ip_address(source[0])
+    mask = request[4:20]
+    mapped = bytes(a ^ b for a, b in zip(address.packed, mask, strict=False))
+    value = struct.pack("!BBH", 0, 1 if address.version == 4 else 2, source[1] ^ COOKIE >> 16) + mapped
+    return fingerprinted(signed(encode(BINDING_SUCCESS, request[8:20], [(XOR_MAPPED_ADDRESS, value)]), pwd))
+
+
+def is_check(message: bytes, local: Credentials) -> bool:
+    """Whether this is a check that knows our password."""
+    if int.from_bytes(message[:2], "big") != BINDING_REQUEST:
+        return False
+    values = dict(attributes(message))
+    named = values.get(USERNAME, b"").partition(b":")[0] == local.ufrag.encode()
+    return named and _authentic(message, values.get(MESSAGE_INTEGRITY, b""), local.pwd)
+
+
 class Response(NamedTuple):
     """What the relay replied: ``code`` is 0 for success; ``authentic``: the password is in it."""
 
