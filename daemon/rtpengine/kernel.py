@@ -22,6 +22,8 @@ _FAMILIES = {IPV4: lib.MEDIAPROXY_INET, IPV6: lib.MEDIAPROXY_INET6}
 _IP_OF = {value: family for family, value in _FAMILIES.items()}
 _REFUSED = (errno.EACCES, errno.EPERM)
 
+_NO_DROPS: dict[str, int] = {}
+_NO_SOURCES = Sources()
 _NO_TARGET = bytes(ffi.sizeof("struct mediaproxy_target"))
 
 # What the packet path calls the reasons of enum mediaproxy_drop, in their order.
@@ -129,14 +131,14 @@ class KernelTable:
         """What the target there has done, None if there is none."""
         position = 2 * local.port + (local.family == IPV6)
         data = os.pread(self._list, _ENTRY.size, position)
-        found = _entry(data) if data else None
+        found = _entry(_ENTRY.unpack(data)) if data else None
         return found if found and (found.family, found.port) == (local.family, local.port) else None
 
     def entries(self) -> Iterator[Entry]:
         """What all targets have done."""
         os.lseek(self._list, 0, os.SEEK_SET)
         while data := os.read(self._list, _AT_ONCE * _ENTRY.size):
-            yield from (_entry(data[at : at + _ENTRY.size]) for at in range(0, len(data), _ENTRY.size))
+            yield from map(_entry, _ENTRY.iter_unpack(data))
 
     def _clear(self) -> int:
         """Remove all targets, since nobody knows their calls any more; return how many there were."""
@@ -204,11 +206,25 @@ def _fill_session(srtp: Any, session: SrtpSession | None) -> None:
     ffi.memmove(srtp.ssrc, session.sources.table, len(session.sources.table))
 
 
-def _entry(data: bytes) -> Entry:
-    port, family, packets, octets, passed, *rest = _ENTRY.unpack(data)
+def _entry(fields: tuple[Any, ...]) -> Entry:
+    """Each target is read each second: what most of them lack, drops and SRTP, costs next to nothing."""
+    port, family, packets, octets, passed = fields[:5]
+    counts = fields[5:-4]
+    decrypting, received, encrypting, sent = fields[-4:]
+    return Entry(
+        _IP_OF[family],
+        port,
+        packets,
+        octets,
+        passed,
+        _drops(counts) if any(counts) else _NO_DROPS,
+        Sources(decrypting, received) if decrypting else _NO_SOURCES,
+        Sources(encrypting, sent) if encrypting else _NO_SOURCES,
+    )
+
+
+def _drops(counts: tuple[int, ...]) -> dict[str, int]:
     drops: dict[str, int] = {}
-    if any(rest[:-4]):
-        for name, count in zip(_DROP_NAMES, rest[:-4], strict=True):
-            drops[name] = drops.get(name, 0) + count
-    decrypt, encrypt = Sources(*rest[-4:-2]), Sources(*rest[-2:])
-    return Entry(_IP_OF[family], port, packets, octets, passed, drops, decrypt, encrypt)
+    for name, count in zip(_DROP_NAMES, counts, strict=True):
+        drops[name] = drops.get(name, 0) + count
+    return drops

@@ -278,7 +278,9 @@ class Offload:
             return False
         known.told = entry
         if (entry.packets, entry.drops) != (told.packets, told.drops):
-            drops = {name: count - told.drops.get(name, 0) for name, count in entry.drops.items()}
+            drops = (
+                {name: count - told.drops.get(name, 0) for name, count in entry.drops.items()} if entry.drops else {}
+            )
             packets, octets = entry.packets - told.packets, entry.bytes - told.bytes
             self._path.sync(stream, Progress(packets, octets, drops, entry.decrypt, entry.encrypt))
         return entry.passed != told.passed

@@ -13,7 +13,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from rtpengine._packetpath import ffi, lib
-from rtpengine.media import IPV4, IPV6, Endpoint, Progress, Sources, SrtpKeys, StreamConfig, StreamState
+from rtpengine.media import IPV4, IPV6, MAX_SOURCES, Endpoint, Progress, Sources, SrtpKeys, StreamConfig, StreamState
 from rtpengine.srtp import SUITES
 
 DEFAULT_PAUSE_US: int = lib.PP_DEFAULT_PAUSE_US
@@ -73,10 +73,10 @@ _CONFIG = _packer("struct pp_config")
 _STATE = _packer("struct pp_state")
 _ADDRESS = _packer("struct pp_address")
 _KEYS = _packer("struct srtp_keys")
-_PROGRESS_HEAD = Struct(f"={2 + len(_DROP_REASONS)}Q")
-_COUNT = Struct("=II")
-_SOURCES_SIZE: int = ffi.sizeof("struct pp_sources")
-assert _PROGRESS_HEAD.size + 2 * _SOURCES_SIZE == ffi.sizeof("struct pp_progress")
+_SOURCES = f"I4x{ffi.sizeof('struct pp_source') * MAX_SOURCES}s"
+_PROGRESS = Struct(f"={2 + len(_DROP_REASONS)}Q{_SOURCES}{_SOURCES}")
+assert _PROGRESS.size == ffi.sizeof("struct pp_progress")
+_NO_DROPS = (0,) * len(_DROP_REASONS)
 _NO_ADDRESS = (b"", 0, 0, 0)
 _AFTER_DROPS = 5 + len(_DROP_REASONS)  # the index of what follows the counters in a pp_state
 
@@ -366,12 +366,9 @@ class PacketPath:
 
         Raise OSError: ENOENT for a closed stream, EINVAL for more SSRCs than fit.
         """
-        drops = [progress.drops.get(reason, 0) for reason in _DROP_REASONS]
-        received, sent = progress.received, progress.sent
-        _PROGRESS_HEAD.pack_into(self._progress_bytes, 0, progress.packets, progress.bytes, *drops)
-        for at, sources in ((_PROGRESS_HEAD.size, received), (_PROGRESS_HEAD.size + _SOURCES_SIZE, sent)):
-            _COUNT.pack_into(self._progress_bytes, at, sources.total, 0)
-            self._progress_bytes[at + _COUNT.size : at + _SOURCES_SIZE] = sources.table
+        packets, octets, drops, received, sent = progress
+        counts = [drops.get(reason, 0) for reason in _DROP_REASONS] if drops else _NO_DROPS
+        _PROGRESS.pack_into(self._progress_bytes, 0, packets, octets, *counts, *received, *sent)
         check(lib.pp_stream_sync(self._pp, stream, self._progress))
 
     def events(self) -> list[Event]:
