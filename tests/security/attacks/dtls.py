@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 from systemlab.dtlsside import Association, Identity, client_hello, handshake, record
@@ -84,6 +85,42 @@ async def _handshakes(scene: Scene, source: Source) -> None:
                 scene.strike(associations[sock, target].receive(datagram), sock, target)
 
 
+@asynccontextmanager
+async def _flood(scene: Scene, datagrams: Callable[[], list[bytes]], source: Source) -> AsyncIterator[None]:
+    """Send them over and over meanwhile, to all ports of the call."""
+    sockets, targets = source(scene), scene.ports_of_the_call()
+
+    async def run() -> None:
+        while True:
+            await scene.send(datagrams(), sockets, targets)
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(run())
+    try:
+        await asyncio.sleep(0.05)
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _flooded(source: Source, *, ice: bool) -> Attack:
+    """The parties have to find each other in a flood of hellos, and are heard in it."""
+
+    async def run(scene: Scene) -> None:
+        for media in scene.sides:
+            media.quiet = True
+        scene.place()
+        async with _flood(scene, good_hello, source):
+            for media in scene.sides:
+                media.begin()
+            await scene.dialogue.connected()
+            await scene.talk()
+
+    name = f"flood of hellos, from {source.__name__}, {'ICE' if ice else 'no ICE'}"
+    return Attack(name, run, ("DTLS",), about={"ice": ice})
+
+
 def _row(name: str, strike: Callable[[Scene], Awaitable[None]], source: Source, *, ice: bool) -> Attack:
     async def run(scene: Scene) -> None:
         for media in scene.sides:
@@ -116,4 +153,5 @@ DTLS = [
         for ice in (False, True)
         for source in (stranger, neighbour)
     ),
+    *(_flooded(source, ice=ice) for ice in (False, True) for source in (stranger, neighbour)),
 ]
