@@ -144,10 +144,11 @@ class Offload:
         """A stream has found out where its party sends from, or that it does so from elsewhere now."""
         known = self._streams[stream]
         for concerned in {stream, *known.feeders}:
-            if self._streams[concerned].target is not None:
-                self._consider(concerned, self._streams[concerned], now)
+            other = self._streams[concerned]
+            if other.target is not None:
+                self._consider(concerned, other, now)
             else:
-                self._look_at(concerned, now)
+                self._look_at(concerned, max(now, known.changed + SETTLE_S, other.changed + SETTLE_S))
 
     def tick(self, now: float) -> None:
         """Once a second: take over what the kernel has done, and look at the streams whose time has come."""
@@ -225,7 +226,7 @@ class Offload:
             return
         known.target, known.told, known.reason = target, _NOTHING, ""
         self._in_kernel[known.local.family, known.local.port] = stream
-        log.debug("port %d: in the kernel, from %s to %s", known.local.port, target.expect, target.destination)
+        log.debug("in the kernel, from %s to %s", target.expect, target.destination)
         self._schedule(stream, now + RECHECK_S)
 
     def _stay(self, stream: int, known: _Stream, reason: str, now: float) -> None:
@@ -236,7 +237,7 @@ class Offload:
         if reason != known.reason:
             level = logging.DEBUG if reason in PENDING else logging.INFO
             level = logging.WARNING if reason.startswith("the kernel refuses") else level
-            log.log(level, "port %d: stays in userspace, %s", known.local.port, reason)
+            log.log(level, "stays in userspace: %s", reason)
         known.reason = reason
 
     def _update(self, stream: int, known: _Stream, target: Target) -> None:
@@ -247,7 +248,7 @@ class Offload:
             self._stay(stream, known, f"the kernel refuses it: {error.strerror}", self._now())
             return
         known.target = target
-        log.debug("port %d: still in the kernel, from %s to %s", known.local.port, target.expect, target.destination)
+        log.debug("still in the kernel, now from %s to %s", target.expect, target.destination)
 
     def _remove(self, stream: int, known: _Stream, *, final: bool) -> None:
         """Take a stream back from the kernel, if it is there, with all that has been done.
@@ -260,11 +261,12 @@ class Offload:
         target, known.target, known.reason = known.target, None, ""
         del self._in_kernel[known.local.family, known.local.port]
         # What fails must not keep the rest from being done: the kernel has to let go before signalling goes on.
-        if not final:
-            _attempt(known, lambda: self._table.update(target, passing=True))
-        _attempt(known, lambda: self._read(stream, known))
-        _attempt(known, lambda: self._table.remove(known.local))
-        log.debug("port %d: back in userspace", known.local.port)
+        with self.context(stream):
+            if not final:
+                _attempt(lambda: self._table.update(target, passing=True))
+            _attempt(lambda: self._read(stream, known))
+            _attempt(lambda: self._table.remove(known.local))
+            log.debug("back in userspace")
 
     def _read(self, stream: int, known: _Stream) -> None:
         entry = self._table.entry(known.local)
@@ -286,8 +288,8 @@ class Offload:
         return entry.passed != told.passed
 
 
-def _attempt(known: _Stream, action: Callable[[], None]) -> None:
+def _attempt(action: Callable[[], None]) -> None:
     try:
         action()
     except OSError as error:
-        log.warning("port %d: the kernel does not give it back properly: %s", known.local.port, error.strerror)
+        log.warning("the kernel does not give a stream back properly: %s", error.strerror)

@@ -163,9 +163,7 @@ def test_a_reason_that_only_signalling_changes_is_told_once(stage: Stage, caplog
     caplog.set_level(logging.INFO, logger="rtpengine.offload")
     stage.connect(b={"muted": True})
     stage.pass_time(30)
-    assert [record.message for record in caplog.records] == [
-        f"port {stage.a.relay[1]}: stays in userspace, {targets.ON_HOLD}"
-    ]
+    assert [record.message for record in caplog.records] == [f"stays in userspace: {targets.ON_HOLD}"]
     assert stage.offload._due[0][1] == stage.b.stream, "nobody asks again"
 
 
@@ -183,14 +181,23 @@ def test_a_refusal_is_told_once(stage: Stage, caplog: pytest.LogCaptureFixture) 
     stage.settle()
     stage.pass_time(60)
     assert [(r.levelname, r.message) for r in caplog.records] == [
-        ("WARNING", f"port {party.relay[1]}: stays in userspace, the kernel refuses it: Cannot allocate memory")
-        for party in (stage.a, stage.b)
-    ]
+        ("WARNING", "stays in userspace: the kernel refuses it: Cannot allocate memory")
+    ] * 2
     assert stage.state(stage.a).reason == "the kernel refuses it: Cannot allocate memory"
     assert not stage.state(stage.a).in_kernel
     stage.proc.failing.clear()
     stage.connect(a={"handover": True})
     stage.pass_time(SETTLED)
+    assert sorted(stage.commands) == IN_BOTH
+
+
+def test_a_source_that_is_confirmed_early_changes_nothing(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="rtpengine.offload")
+    stage.talk()
+    stage.take_events()
+    stage.pass_time(SETTLED - 1)
+    assert caplog.records == []
+    stage.pass_time(1)
     assert sorted(stage.commands) == IN_BOTH
 
 
@@ -372,7 +379,7 @@ def test_a_target_goes_even_if_the_kernel_is_in_the_way(stage: Stage, caplog: py
     assert sorted(stage.commands) == [("del", "a", False), ("del", "b", False)]
     assert stage.path.state(stage.a.stream).packets == 51
     assert {r.levelname for r in caplog.records} == {"WARNING"}
-    assert "does not give it back properly: Cannot allocate memory" in caplog.text
+    assert "does not give a stream back properly: Cannot allocate memory" in caplog.text
 
 
 def test_a_call_ends_without_waiting_for_the_kernel(stage: Stage) -> None:
