@@ -55,7 +55,16 @@ struct buckets {
 };
 
 struct context;
+struct early_packet;
 struct scope;
+
+/* SRTP of a stream that waits for its keys, in the order in which it came: see early.c. */
+struct early {
+	struct early_packet *first;	/* NULL: none */
+	struct early_packet *last;
+	uint32_t packets;
+	uint32_t bytes;
+};
 
 /* A plain packet touches three cache lines of its stream, and two of the sink. */
 struct stream {
@@ -72,6 +81,7 @@ struct stream {
 	struct pp_counters counters;
 	struct context *context[DIRECTIONS];
 	struct scope *scope;		/* of its contexts; NULL: never had keys */
+	struct early early;
 	struct buckets buckets;
 	uint8_t ufrag[32];
 };
@@ -113,6 +123,13 @@ struct backlog {
 	uint8_t bytes[BACKLOG];
 };
 
+/* The same for all streams of a worker. */
+struct early_all {
+	struct early_packet *oldest;	/* NULL: none */
+	struct early_packet *newest;
+	uint64_t memory;		/* bytes */
+};
+
 struct worker {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;		/* no control call wants the lock any more */
@@ -124,10 +141,12 @@ struct worker {
 	int stop_fd;
 	int wakeup_fd;
 	uint32_t pause_ns;
+	int timeout_ms;			/* of the next wait, for early_expire(); -1: none */
 	pthread_t thread;
 
 	struct table table;
 	struct scope *scopes[SCOPE_BUCKETS];
+	struct early_all early;
 	struct pp_stats stats;
 	uint64_t strangers;		/* bucket of what unknown sources send to Python */
 	struct batch *batch;
@@ -161,11 +180,20 @@ void table_free(struct table *table);
 /* relay.c */
 void batch_init(struct batch *batch);
 unsigned int relay_read(struct worker *worker, struct stream *stream);
+void relay_early(struct worker *worker, struct stream *stream);
 void address_from_socket(struct pp_address *out, const union pp_sockaddr *in);
 socklen_t address_to_socket(union pp_sockaddr *out, const struct pp_address *in);
 
 /* demux.c */
 bool demux(struct worker *worker, struct stream *stream, const struct packet *packet);
+
+/* early.c */
+bool early_keep(struct worker *worker, struct stream *stream, const struct packet *packet);
+bool early_take(struct worker *worker, struct stream *stream, struct packet *packet);
+void early_give_up(struct worker *worker, struct stream *stream);
+void early_expire(struct worker *worker, uint64_t now_ns);
+int early_timeout_ms(const struct worker *worker, uint64_t now_ns);
+void early_free(struct worker *worker);
 
 /* secure.c */
 bool secure_unprotect(struct worker *worker, struct stream *stream, struct packet *packet);

@@ -258,3 +258,31 @@ unsigned int relay_read(struct worker *worker, struct stream *stream)
 	adapt(stream, got > 0 ? got : 0);
 	return got > 0 ? got : 0;
 }
+
+/**
+ * relay_early() - relay what came before its keys
+ * @worker: the stream's worker
+ * @stream: the stream, which has keys to receive with now
+ *
+ * Context: any thread, lock held: between two reads the batch is nobody's.
+ */
+void relay_early(struct worker *worker, struct stream *stream)
+{
+	struct batch *b = worker->batch;
+	struct packet p;
+	unsigned int i;
+
+	if (!stream->early.first)
+		return;
+	p.seen.now_ns = monotonic_ns();
+	early_expire(worker, p.seen.now_ns);
+	do {
+		for (i = 0; i < BATCH; i++) {
+			p.data = b->data[i];
+			if (!early_take(worker, stream, &p))
+				break;
+			relay(worker, stream, &p);
+		}
+		flush(worker, stream);
+	} while (i == BATCH);
+}

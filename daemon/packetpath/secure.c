@@ -282,6 +282,8 @@ static int protect_locked(struct pp *pp, int64_t id, uint64_t scope, const struc
 		result = provided(*scope_link(w, scope), keys, spare) ? 0 : -EAGAIN;
 	if (!result)
 		apply(w, s, scope, keys, spare);
+	if (!result && keys[RECEIVE])
+		relay_early(w, s);
 	worker_unlock(w);
 	return result;
 }
@@ -298,6 +300,7 @@ static int protect_locked(struct pp *pp, int64_t id, uint64_t scope, const struc
  * so no index is used twice: not when RTP and RTCP have sockets of their own, when
  * a socket replaces another, or when a key goes away and comes back. Protecting
  * twice changes nothing. What lies behind the key, salt and MKI of a suite is zero.
+ * Packets that came a little before their keys go on now, see early_keep().
  * Return: 0; -ENOENT for a stale id, -EINVAL for keys that srtp_open() refuses, -ENOMEM.
  * Context: any thread.
  */
@@ -377,7 +380,8 @@ bool secure_unprotect(struct worker *worker, struct stream *stream, struct packe
 	uint64_t *bucket;
 
 	if (!context) {
-		drop(worker, stream, PP_DROP_NO_KEY);
+		if (!early_keep(worker, stream, packet))
+			drop(worker, stream, PP_DROP_NO_KEY);
 		return false;
 	}
 	standing = learn_srtp_standing(&stream->learn, &packet->seen);

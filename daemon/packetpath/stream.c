@@ -205,6 +205,8 @@ int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *confi
 	memcpy(s->ufrag, config->ufrag, sizeof(s->ufrag));
 	if (learn_configure(&s->learn, config, monotonic_ns()) & LEARN_SETTLED)
 		worker_event_confirmed(w, s);
+	if (!(config->flags & PP_F_SECURE) || !(config->flags & PP_F_DTLS))
+		early_give_up(w, s);
 unlock:
 	worker_unlock(w);
 	return result;
@@ -308,6 +310,7 @@ int pp_stream_close(struct pp *pp, int64_t id)
 	if (s) {
 		fd = s->fd;
 		scope = secure_leave(w, s);
+		early_give_up(w, s);
 		give_back_slot(&w->table, s);
 		w->stats.streams--;
 		result = 0;

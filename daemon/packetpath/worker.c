@@ -236,6 +236,8 @@ static unsigned int serve(struct worker *w, const struct epoll_event *events, in
 	w->round_ns = monotonic_ns();
 	w->now_ns = w->round_ns;
 	w->stats.wakeups++;
+	if (w->early.oldest)
+		early_expire(w, w->now_ns);
 	for (i = 0; i < n; i++) {
 		if (atomic_load_explicit(&w->waiters, memory_order_relaxed)) {
 			give_way(w);
@@ -253,6 +255,7 @@ static unsigned int serve(struct worker *w, const struct epoll_event *events, in
 		packets += got;
 		since_clock += got;
 	}
+	w->timeout_ms = w->early.oldest ? early_timeout_ms(w, w->now_ns) : -1;
 	pthread_mutex_unlock(&w->lock);
 	return packets;
 }
@@ -273,8 +276,8 @@ static void *worker_main(void *arg)
 
 	raise_priority();
 	while (!atomic_load(&w->stop)) {
-		n = epoll_wait(w->epoll_fd, events, EVENTS, -1);
-		if (n <= 0)
+		n = epoll_wait(w->epoll_fd, events, EVENTS, w->timeout_ms);
+		if (n < 0)
 			continue;
 		packets = serve(w, events, n);
 		measure(w, packets);
@@ -319,6 +322,7 @@ static void init_lock(struct worker *w)
 
 static void worker_free(struct worker *w)
 {
+	early_free(w);
 	table_free(&w->table);
 	secure_free(w);
 	if (w->stop_fd >= 0)
@@ -343,6 +347,7 @@ static int worker_start(struct pp *pp, int wakeup_fd, uint32_t pause_us)
 	w->index = pp->workers;
 	w->wakeup_fd = wakeup_fd;
 	w->pause_ns = pause_us * 1000;
+	w->timeout_ms = -1;
 	w->batch = calloc(1, sizeof(*w->batch));
 	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -35,6 +35,7 @@ struct controller {
 	_Atomic uint16_t ports[STREAMS];
 	_Atomic int64_t ids[STREAMS];
 	struct controller *other;
+	uint16_t waiting;		/* port of a stream whose keys never come */
 	pthread_t thread;
 	unsigned long rounds;
 	unsigned long handed_up;	/* STUN and DTLS */
@@ -156,6 +157,15 @@ static void replace(struct controller *c, unsigned int slot)
 	atomic_store(&c->ports[slot], port);
 }
 
+/* What is kept for it gets old, and is there still at the end. */
+static void open_waiting(struct controller *c)
+{
+	struct pp_config config = { .peer = peer(0), .flags = PP_F_SECURE | PP_F_DTLS };
+	int64_t id = pp_stream_open(c->pp, c->worker, bound_socket(&c->waiting));
+
+	expect(id > 0 && pp_stream_configure(c->pp, id, &config) == 0, "open one that waits");
+}
+
 static void *control(void *arg)
 {
 	struct pp_event events[16];
@@ -226,7 +236,7 @@ static void *traffic(void *arg)
 	int len, again, fd = bound_socket(&port);
 
 	while (!atomic_load(&stop)) {
-		to = loopback(c->ports[(seq >> 1) % STREAMS]);
+		to = loopback(seq % 64 ? c->ports[(seq >> 1) % STREAMS] : c->waiting);
 		len = write_packet(packet, srtp, seq);
 		expect(len >= 0, "protect for traffic");
 		/* Now and then twice: what is a replay then was right before. */
@@ -256,6 +266,7 @@ int main(int argc, char **argv)
 		c[i].pp = pp;
 		c[i].worker = i;
 		c[i].other = &c[1 - i];
+		open_waiting(&c[i]);
 	}
 	for (i = 0; i < 2; i++) {
 		pthread_create(&senders[i], NULL, traffic, &c[i]);

@@ -207,7 +207,7 @@ def constant(name: str) -> int:
     """An integer #define of the packet path."""
     text = "".join(
         (ROOT / "daemon" / "packetpath" / file).read_text()
-        for file in ("packetpath.h", "learn.h", "worker.c", "demux.c", "secure.c")
+        for file in ("packetpath.h", "learn.h", "worker.c", "demux.c", "secure.c", "early.c")
     )
     match = re.search(rf"#define {name}\s+(\d+)", text)
     assert match, name
@@ -226,6 +226,9 @@ NUMBERS = [
     (MEDIA, f"fragment {constant('KNOWN_BURST')} at once and {constant('KNOWN_PER_S')} a second for each stream"),
     (MEDIA, f"of all others {constant('STRANGERS_BURST')} and {constant('STRANGERS_PER_S')}, and"),
     (MEDIA, f"and {constant('ALL_STRANGERS_BURST')} and {constant('ALL_STRANGERS_PER_S')} for all streams"),
+    (MEDIA, f"the first {constant('EARLY_PACKETS')} packets, {constant('EARLY_KIB')} KiB, of a stream"),
+    (MEDIA, f"{constant('EARLY_WORKER_KIB') // 1024} MiB of all streams of a media thread"),
+    (MEDIA, f"wait {constant('EARLY_MS') // 1000} second"),
     (MEDIA, f"Datagrams of up to {constant('PP_PACKET_MAX')} bytes"),
     (MEDIA, f"until about {constant('GATHER')} of them"),
     (MEDIA, f"fewer than {constant('GATHER_MIN')} packets"),
