@@ -27,6 +27,7 @@ from rtpengine.dtls_records import (
     parse_client_hello,
     parse_records,
     serialize_hello_verify_request,
+    without_former_hello,
 )
 from rtpengine.media import IPV6, Endpoint, Fingerprint, SrtpKeys
 from rtpengine.srtp import SUITES
@@ -275,7 +276,7 @@ class DtlsEndpoint:
         """
         if self._is_closed or len(data) > MAX_RECEIVED:
             return
-        packet = _Packet(parse_records(data), source, now, validated)
+        packet = _Packet(without_former_hello(parse_records(data)), source, now, validated)
         if not packet.records:
             return
         hello = parse_client_hello(packet.records[0])

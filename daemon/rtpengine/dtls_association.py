@@ -12,7 +12,7 @@ from __future__ import annotations
 from OpenSSL import SSL
 
 from rtpengine.dtls_library import Session, matches
-from rtpengine.dtls_records import ClientHello, Record, pack, parse_records, renumber
+from rtpengine.dtls_records import ClientHello, Record, pack, parse_records, renumber, without_former_hello
 from rtpengine.media import Endpoint, Fingerprint, SrtpKeys
 from rtpengine.srtp import EXPORTER_LABEL, PROFILES, SUITES, split_exported
 
@@ -92,7 +92,7 @@ class Association:
 
     def take_output(self, now: float) -> list[bytes]:
         """Datagrams with what the session has to say; until it has finished, that is a flight to be repeated."""
-        records = parse_records(self.session.take_output())
+        records = without_former_hello(parse_records(self.session.take_output()))
         if records and not self.session.finished:
             self._flight = records
             self._interval = FIRST_RESEND_S

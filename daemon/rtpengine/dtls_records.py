@@ -97,6 +97,16 @@ def parse_client_hello(record: Record) -> ClientHello | None:
     return ClientHello(record.sequence, _number(message, 4, 2), body[2:session_at], body[cookie_at + 1 : end])
 
 
+def without_former_hello(records: list[Record]) -> list[Record]:
+    """From the last ClientHello on, where they begin with one.
+
+    When a HelloVerifyRequest has come as OpenSSL's timer was due, the hello that it refused is repeated in front of
+    the one with the cookie. A server that looks at the first one only would ask for the cookie for ever.
+    """
+    hellos = [number for number, record in enumerate(records) if parse_client_hello(record) is not None]
+    return records[hellos[-1] :] if hellos[:1] == [0] else records
+
+
 def serialize_hello_verify_request(hello: ClientHello, cookie: bytes) -> bytes:
     """The datagram that asks the sender of ``hello`` to repeat it with this cookie (RFC 6347 4.2.1)."""
     body = _HELLO_VERIFY_VERSION + bytes([len(cookie)]) + cookie

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -152,6 +153,26 @@ def test_the_last_flight_costs_a_second() -> None:
     wire.run(until=wire.all_connected)
     wire.assert_same_keys()
     assert wire.now - start < 1.3
+
+
+def test_a_cookie_that_comes_as_openssls_timer_is_due() -> None:
+    """It repeats the hello that was refused, in front of the one with the cookie: no server is to see that."""
+    wire = handshake()
+    wire.collect()
+    time.sleep(1.02)
+    wire.connect()
+    wire.assert_same_keys()
+    assert [len(split(data)) for data in wire.sent[:3]] == [1, 1, 1]
+
+
+def test_two_hellos_in_one_datagram() -> None:
+    """The one with the cookie counts."""
+    endpoint = server()
+    endpoint.receive(hello(ciphers=GOOD_CIPHERS), CLIENT, 1.0)
+    [(_, request)] = endpoint.take_output()
+    endpoint.receive(hello(ciphers=GOOD_CIPHERS) + hello(cookie_of(request), GOOD_CIPHERS), CLIENT, 1.0)
+    assert endpoint.state == "handshake"
+    assert endpoint.take_output()
 
 
 def test_no_sequence_number_is_used_twice() -> None:
