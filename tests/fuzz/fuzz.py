@@ -151,7 +151,8 @@ def main() -> int:
         command = build(target, work)
         outcome = replay(command, [args.replay], work) if args.replay else run(target, command, args.seconds, work)
         found |= not outcome.passed
-        said = f"nothing found in {outcome.inputs} inputs" if outcome.passed else outcome.output[-6000:]
+        nothing = "no rule broken" if args.replay else f"nothing found in {outcome.inputs} inputs"
+        said = nothing if outcome.passed else outcome.output[-6000:]
         print(f"{name}: {said}", flush=True)
     return int(found)
 
