@@ -41,7 +41,8 @@ class UnknownWords:
                 if len(self.counts) >= MAX_UNKNOWN_WORDS:
                     word = OTHER_WORDS
                 else:
-                    log.info("ignored, here and in later requests, what is not known: %s", word)
+                    # Cut, so that a body which got among the flags by mistake shows no key.
+                    log.info("ignored, here and in later requests, what is not known: %.40s", word)
             self.counts[word] = self.counts.get(word, 0) + 1
 
 

@@ -15,7 +15,8 @@ WARM_UP = 5_000
 CAPACITY = 300
 BATCH = 90
 OPTIONS = ("--port-min=30000", "--port-max=31199", "--log-level=4")
-MAX_GROWTH_KB = 5 * 1024
+MAX_GROWTH_KB = 3 * 1024
+ROUNDS = 4
 # Replies are remembered for retransmissions (control-ng.md 3) until there are too many of them, which is no leak.
 # That memory is full before the measurement begins; a cookie is in its key and in the reply, so a long one fills it
 # like the reply of an offer (250) or of a delete (1020).
@@ -77,11 +78,16 @@ def test_twenty_thousand_calls_leave_nothing_behind(daemon: Daemon) -> None:
     assert _capacity(daemon) == CAPACITY
     _fill_memory_of_replies(daemon)
     _make_and_end(daemon, range(WARM_UP))
-    descriptors, resident = daemon.descriptors(), daemon.resident_kb()
-    _make_and_end(daemon, range(WARM_UP, CALLS))
-    assert daemon.descriptors() == descriptors
-    growth = daemon.resident_kb() - resident
-    assert growth < MAX_GROWTH_KB, f"{growth} kB more for {CALLS - WARM_UP} calls that are no more"
+    descriptors = daemon.descriptors()
+    growths: list[int] = []
+    # Memories that are bounded still fill while the machine is slow; what leaks grows in every round.
+    while len(growths) < ROUNDS and not any(growth < MAX_GROWTH_KB for growth in growths):
+        resident = daemon.resident_kb()
+        first = WARM_UP + len(growths) * (CALLS - WARM_UP)
+        _make_and_end(daemon, range(first, first + CALLS - WARM_UP))
+        assert daemon.descriptors() == descriptors
+        growths.append(daemon.resident_kb() - resident)
+    assert min(growths) < MAX_GROWTH_KB, f"{growths} kB more for {CALLS - WARM_UP} calls each that are no more"
     assert _capacity(daemon) == CAPACITY, "ports must come back"
     for number in (0, WARM_UP, CALLS - 1):
         assert daemon.ng.error("query", call_id=f"leak-{number}") == "Unknown call-id"
