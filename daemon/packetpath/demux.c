@@ -14,7 +14,7 @@
 #define STUN_ATTRIBUTES_MAX 32		/* looked at; a check has about ten */
 #define DTLS_HEADER 13
 
-/* What may reach Python: of one stream's known sources, and of strangers there and in all. */
+/* What may reach Python: of one stream's known and near sources, and of strangers there and in all. */
 #define KNOWN_BURST 64
 #define KNOWN_PER_S 100
 #define STRANGERS_BURST 16
@@ -57,23 +57,28 @@ static bool names_us(const struct stream *s, const struct packet *p)
 	return false;
 }
 
-static bool take_from_strangers(struct worker *w, struct stream *s, uint64_t now_ns)
+/* Each kind of source pays from a bucket of its own, so that none crowds out a better one. */
+static bool affords(struct worker *w, struct stream *s, enum pp_event_type type, int standing, uint64_t now_ns)
 {
-	return bucket_take(&s->buckets.strangers, now_ns, STRANGERS_BURST, STRANGERS_PER_S) &&
+	struct buckets *b = &s->buckets;
+
+	if (standing == LEARN_STANDING_KNOWN)
+		return bucket_take(type == PP_EVENT_STUN ? &b->stun : &b->dtls, now_ns, KNOWN_BURST, KNOWN_PER_S);
+	if (standing == LEARN_STANDING_NEAR)
+		return bucket_take(&b->near, now_ns, KNOWN_BURST, KNOWN_PER_S);
+	return bucket_take(&b->strangers, now_ns, STRANGERS_BURST, STRANGERS_PER_S) &&
 	       bucket_take(&w->strangers, now_ns, ALL_STRANGERS_BURST, ALL_STRANGERS_PER_S);
 }
 
-static void hand_up(struct worker *w, struct stream *s, const struct packet *p, enum pp_event_type type, bool known)
+static void hand_up(struct worker *w, struct stream *s, const struct packet *p, enum pp_event_type type, int standing)
 {
-	uint64_t *bucket = type == PP_EVENT_STUN ? &s->buckets.stun : &s->buckets.dtls;
-	uint64_t now_ns = p->seen.now_ns;
 	struct pp_event event;
 
 	if (p->len > PP_EVENT_DATA_MAX) {
 		drop(w, s, PP_DROP_MALFORMED);
 		return;
 	}
-	if (known ? !bucket_take(bucket, now_ns, KNOWN_BURST, KNOWN_PER_S) : !take_from_strangers(w, s, now_ns)) {
+	if (!affords(w, s, type, standing, p->seen.now_ns)) {
 		drop(w, s, PP_DROP_FLOOD);
 		return;
 	}
@@ -87,9 +92,9 @@ static void hand_up(struct worker *w, struct stream *s, const struct packet *p, 
 
 static void hand_up_stun(struct worker *w, struct stream *s, const struct packet *p)
 {
-	bool known = learn_dtls_standing(&s->learn, &p->seen.source) == LEARN_STANDING_KNOWN;
+	int standing = learn_dtls_standing(&s->learn, &p->seen.source);
 
-	hand_up(w, s, p, PP_EVENT_STUN, known || names_us(s, p));
+	hand_up(w, s, p, PP_EVENT_STUN, names_us(s, p) ? LEARN_STANDING_KNOWN : standing);
 }
 
 static void hand_up_dtls(struct worker *w, struct stream *s, const struct packet *p)
@@ -101,7 +106,7 @@ static void hand_up_dtls(struct worker *w, struct stream *s, const struct packet
 	else if (standing == LEARN_STANDING_REFUSED)
 		drop(w, s, PP_DROP_SOURCE);
 	else
-		hand_up(w, s, p, PP_EVENT_DTLS, standing == LEARN_STANDING_KNOWN);
+		hand_up(w, s, p, PP_EVENT_DTLS, standing);
 }
 
 /**

@@ -37,7 +37,7 @@ static uint32_t memory_of(uint32_t len)
 static bool eligible(const struct stream *s, const struct packet *p)
 {
 	return s->learn.flags & PP_F_SECURE && s->learn.flags & PP_F_DTLS && p->seen.proof != LEARN_PROOF_NONE &&
-	       learn_dtls_standing(&s->learn, &p->seen.source) == LEARN_STANDING_KNOWN;
+	       learn_dtls_standing(&s->learn, &p->seen.source) >= LEARN_STANDING_NEAR;
 }
 
 static bool fits(const struct worker *w, const struct stream *s, uint32_t len)

@@ -49,7 +49,8 @@ enum direction {
 struct buckets {
 	uint64_t stun;			/* of known sources */
 	uint64_t dtls;
-	uint64_t strangers;		/* STUN and DTLS of others */
+	uint64_t near;			/* STUN and DTLS of LEARN_STANDING_NEAR */
+	uint64_t strangers;		/* ... and of others */
 	uint64_t continues;		/* MACs that failed, by enum learn_standing */
 	uint64_t unknown;
 };

@@ -395,6 +395,8 @@ int learn_srtp_standing(const struct learn *learn, const struct learn_packet *pa
  */
 int learn_dtls_standing(const struct learn *learn, const struct pp_address *source)
 {
+	enum learn_rank rank;
+
 	if (!is_unicast(source))
 		return LEARN_STANDING_REFUSED;
 	if (is_validated(learn, source))
@@ -405,8 +407,9 @@ int learn_dtls_standing(const struct learn *learn, const struct pp_address *sour
 		return LEARN_STANDING_KNOWN;
 	if (learn->mode == PP_LEARN_OFF && (learn->flags & PP_F_STRICT || !learn->peer.family))
 		return LEARN_STANDING_REFUSED;
-	if (rank_of(learn, source) > LEARN_RANK_STRANGER)
-		return LEARN_STANDING_KNOWN;
+	rank = rank_of(learn, source);
+	if (rank > LEARN_RANK_STRANGER)
+		return rank >= LEARN_RANK_EXACT ? LEARN_STANDING_KNOWN : LEARN_STANDING_NEAR;
 	if (same_address(source, &learn->local))
 		return LEARN_STANDING_REFUSED;
 	if (!learn->peer.family || (learn->flags & PP_F_STRANGER && !learn->confirmed))

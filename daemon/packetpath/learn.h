@@ -39,7 +39,8 @@ enum learn_standing {
 	LEARN_STANDING_REFUSED = 0,	/* cannot be accepted, whatever is in it */
 	LEARN_STANDING_UNKNOWN = 1,
 	LEARN_STANDING_CONTINUES = 2,	/* elsewhere, but it goes on where the accepted source left off */
-	LEARN_STANDING_KNOWN = 3,	/* proven, accepted, or named by signalling */
+	LEARN_STANDING_NEAR = 3,	/* at an address that signalling names, as are others behind the same NAT */
+	LEARN_STANDING_KNOWN = 4,	/* proven, accepted, or named by signalling */
 };
 
 /* How well signalling named a source; more is better. */

@@ -59,6 +59,7 @@ STANDINGS = {
     lib.LEARN_STANDING_REFUSED: "refused",
     lib.LEARN_STANDING_UNKNOWN: "unknown",
     lib.LEARN_STANDING_CONTINUES: "continues",
+    lib.LEARN_STANDING_NEAR: "near",
     lib.LEARN_STANDING_KNOWN: "known",
 }
 

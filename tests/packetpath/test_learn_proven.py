@@ -220,8 +220,10 @@ def test_what_is_worth_a_mac(
 
 DTLS_STANDINGS = [
     ({}, None, "exact", "known"),
-    ({}, None, "same", "known"),
-    ({}, None, "alias", "known"),
+    ({}, None, "same", "near"),
+    ({}, None, "alias", "near"),
+    ({}, "same", "same", "known"),
+    ({}, "same", "same2", "near"),
     ({}, None, "stranger", "refused"),
     ({}, None, "null", "refused"),
     ({"flags": STRICT | STRANGER}, None, "stranger", "unknown"),
@@ -231,7 +233,7 @@ DTLS_STANDINGS = [
     ({"peer": None, "mode": OFF}, None, "stranger", "refused"),
     ({"mode": OFF}, None, "exact", "known"),
     ({"mode": OFF}, None, "same", "refused"),
-    ({"mode": OFF, "flags": 0}, None, "same", "known"),
+    ({"mode": OFF, "flags": 0}, None, "same", "near"),
     ({"mode": DELAYED}, "stranger", "stranger", "known"),
     ({"flags": STRICT | ICE}, None, "exact", "refused"),
 ]

@@ -247,6 +247,16 @@ def test_a_flood_of_strangers_does_not_keep_the_party_out(path: PacketPath, stra
         assert {event.data for event in found} >= {DTLS, stun(), check("us")}  # type: ignore[union-attr]
 
 
+def test_a_flood_of_neighbours_behind_one_nat_does_not_keep_the_party_out(path: PacketPath) -> None:
+    with Relay(path).connect(a={"stun": True, "dtls": True}) as relay:
+        with udp_socket(4, relay.a.sock.getsockname()[0]) as neighbour:
+            before = time.monotonic()
+            passed = len(flood(path, relay.a, neighbour, DTLS, 200))
+            assert KNOWN_BURST <= passed <= KNOWN_BURST + 2 + 100 * (time.monotonic() - before)
+        relay.a.send(*[DTLS] * 20)
+        assert len(take(path, 20)) == 20
+
+
 def test_a_spray_over_many_ports_is_cut_off(path: PacketPath, stranger: socket.socket) -> None:
     parties = [Party(path) for _ in range(40)]
     for party in parties:

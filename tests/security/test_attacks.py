@@ -63,6 +63,10 @@ class Campaign:
             raise found
         return found
 
+    def trouble(self, attack: Attack, transport: str) -> str:
+        """What did not work."""
+        return "".join(s.trouble for s in self.scenes if (s.attack.name, s.transport) == (attack.name, transport))
+
 
 @pytest.fixture(scope="module")
 def campaign(lab: Lab, start: Callable[..., Daemon]) -> Callable[[str], Campaign]:
@@ -88,7 +92,8 @@ def _named(case: object) -> str | None:
 
 @pytest.mark.parametrize(("mode", "attack", "transport"), _cases(MODES[0]), ids=_named)
 def test_nothing_is_gained_by_default(campaign: Run, mode: str, attack: Attack, transport: str) -> None:
-    assert campaign(mode).outcome(attack, transport) == Outcome()
+    after = campaign(mode)
+    assert after.outcome(attack, transport) == Outcome(), after.trouble(attack, transport)
 
 
 OTHERS = [case for mode in MODES[1:] for case in _cases(mode)]
@@ -99,7 +104,8 @@ def test_nothing_is_gained_where_media_is_authenticated(
     campaign: Run, mode: str, attack: Attack, transport: str
 ) -> None:
     """Whatever an operator has chosen for odd phones: SRTP is verified before anything is learned or relayed."""
-    assert campaign(mode).outcome(attack, transport) == Outcome()
+    after = campaign(mode)
+    assert after.outcome(attack, transport) == Outcome(), after.trouble(attack, transport)
 
 
 @pytest.mark.parametrize("attack", [a for a in ATTACKS if "RTP" in a.transports], ids=_named)

@@ -69,7 +69,8 @@ def _extensions() -> bytes:
 
 async def _volley(scene: Scene, datagrams: Callable[[], list[bytes]], source: Source) -> None:
     await scene.send(datagrams(), source(scene))
-    await asyncio.sleep(0.05)
+    # Who forges the parties' addresses just while they shake hands can disturb that, which no rule prevents.
+    await asyncio.sleep(0.2)
 
 
 async def _handshakes(scene: Scene, source: Source) -> None:

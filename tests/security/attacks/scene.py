@@ -72,6 +72,7 @@ class Scene:
 
     No two packets of the parties are equal. ``foreign`` counts what a party got that the other had not sent, or again.
     ``struck`` and ``replied`` are bytes: what the stranger sent, and got back that was no media.
+    ``trouble`` says what did not work.
     """
 
     lab: Lab
@@ -85,6 +86,7 @@ class Scene:
     bled: int = 0
     struck: int = 0
     replied: int = 0
+    trouble: str = ""
     sent: set[bytes] = field(default_factory=set)
     gone: list[Live] = field(default_factory=list)
 
@@ -150,8 +152,11 @@ class Scene:
                 expected[media is one].add(packet)
                 self.sent.add(packet)
             await asyncio.sleep(FRAME_S)
-        complete = lambda: expected[False] <= set(one.heard) and expected[True] <= set(other.heard)  # noqa: E731
-        return await until(complete, 1)
+        lost = lambda: expected[False] - set(one.heard) | expected[True] - set(other.heard)  # noqa: E731
+        complete = await until(lambda: not lost(), 1)
+        if not complete:
+            self.trouble += f"{len(lost())} of {2 * frames} packets lost; "
+        return complete
 
     @property
     def secrets(self) -> list[str]:
@@ -269,7 +274,8 @@ async def perform(scene: Scene) -> Outcome:
     try:
         try:
             await scene.attack.run(scene)
-        except NotConnectedError:
+        except NotConnectedError as error:
+            scene.trouble += f"{error}; "
             return (await scene.judge())._replace(up=False)
         return await scene.judge()
     finally:
