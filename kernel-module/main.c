@@ -49,7 +49,7 @@ struct mp_packet {
 	const struct mp_target *target;
 	struct dst_entry *dst;
 	u32 udp;				/* offset of the UDP header */
-	u32 len;				/* of the RTP packet, as it is now */
+	struct mp_rtp rtp;
 	int in;					/* place of its SSRC in either context */
 	int out;
 	enum mediaproxy_drop reason;
@@ -61,11 +61,6 @@ static enum mp_verdict dropped(struct mp_packet *packet, enum mediaproxy_drop re
 {
 	packet->reason = reason;
 	return MP_DROPPED;
-}
-
-static u8 *rtp_of(const struct mp_packet *packet)
-{
-	return packet->skb->data + packet->udp + sizeof(struct udphdr);
 }
 
 /* -- is it for us to forward? */
@@ -84,7 +79,7 @@ static bool checksum_wrong(const struct mp_packet *packet, bool v6)
 static bool find_source(struct mp_packet *packet)
 {
 	const struct mp_target *target = packet->target;
-	u32 ssrc = rtp_be32(rtp_of(packet) + 8);
+	u32 ssrc = rtp_be32(packet->rtp.data + 8);
 
 	if (target->decrypt)
 		packet->in = mp_context_find(target->decrypt, ssrc);
@@ -105,8 +100,10 @@ static enum mp_verdict inspect(struct mp_packet *packet, bool v6)
 	udp = (const struct udphdr *)(skb->data + packet->udp);
 	if (ntohs(udp->len) != skb->len - packet->udp)
 		return MP_PASS;
-	packet->len = skb->len - packet->udp - sizeof(*udp);
-	if (!rtp_header_len(rtp_of(packet), packet->len) || !find_source(packet) || checksum_wrong(packet, v6))
+	packet->rtp.data = (u8 *)(udp + 1);
+	packet->rtp.len = skb->len - packet->udp - sizeof(*udp);
+	packet->rtp.clear = rtp_header_len(packet->rtp.data, packet->rtp.len);
+	if (!packet->rtp.clear || !find_source(packet) || checksum_wrong(packet, v6))
 		return MP_PASS;
 	return packet->ttl > 1 ? MP_GO_ON : dropped(packet, MEDIAPROXY_DROP_TTL);
 }
@@ -181,39 +178,29 @@ static bool own(struct mp_packet *packet)
 	tail -= skb_tailroom(skb);
 	if (likely(head <= 0 && tail <= 0 && !skb_cloned(skb)))
 		return true;
-	return !pskb_expand_head(skb, max(head, 0), max(tail, 0), GFP_ATOMIC);
+	if (pskb_expand_head(skb, max(head, 0), max(tail, 0), GFP_ATOMIC))
+		return false;
+	packet->rtp.data = skb->data + packet->udp + sizeof(struct udphdr);
+	return true;
 }
 
 /* -- SRTP */
 
-static int unprotect(struct mp_packet *packet, u64 *index)
-{
-	const struct mp_target *target = packet->target;
-	int len = mp_unprotect(target->decrypt, packet->in, rtp_of(packet), packet->len, index);
-
-	if (len < 0 || target->same_keys)
-		return len;
-	return mp_decrypt(target->decrypt, rtp_of(packet), len, *index);
-}
-
 static enum mp_verdict transform(struct mp_packet *packet)
 {
 	const struct mp_target *target = packet->target;
-	int len = packet->len;
-	u64 index = 0;
+	struct mp_rtp *rtp = &packet->rtp;
+	int result = 0;
 
 	if (target->decrypt)
-		len = unprotect(packet, &index);
-	if (len >= 0 && target->same_keys) {
-		mp_follow(target->encrypt, packet->out, index);
-		len = packet->len;
-	} else if (len >= 0 && target->encrypt) {
-		len = mp_protect(target->encrypt, packet->out, rtp_of(packet), len);
+		result = mp_unprotect(target->decrypt, packet->in, rtp, target->same_keys);
+	if (!result && target->same_keys) {
+		rtp->len += target->decrypt->trailer;
+		mp_follow(target->encrypt, packet->out, rtp->index);
+	} else if (!result && target->encrypt) {
+		result = mp_protect(target->encrypt, packet->out, rtp);
 	}
-	if (unlikely(len < 0))
-		return dropped(packet, MP_REASON(len));
-	packet->len = len;
-	return MP_GO_ON;
+	return result ? dropped(packet, MP_REASON(result)) : MP_GO_ON;
 }
 
 /* -- out */
@@ -223,7 +210,7 @@ static void rewrite(struct mp_packet *packet)
 {
 	const struct mp_target *target = packet->target;
 	struct sk_buff *skb = packet->skb;
-	u32 len = sizeof(struct udphdr) + packet->len;
+	u32 len = sizeof(struct udphdr) + packet->rtp.len;
 	struct udphdr *udp;
 
 	skb_orphan(skb);

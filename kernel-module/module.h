@@ -24,6 +24,7 @@
 #include <linux/netfilter.h>
 #include <linux/rcupdate.h>
 #include <linux/refcount.h>
+#include <linux/scatterlist.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/u64_stats_sync.h>
@@ -40,26 +41,36 @@
 #define MP_ROOM 4				/* behind a packet, for the rollover counter */
 
 struct crypto_aes_ctx;
-struct crypto_shash;
-struct crypto_sync_skcipher;
 struct dst_entry;
 struct net;
 struct proc_dir_entry;
+struct shash_desc;
+struct skcipher_request;
 
 struct mp_source {
 	u32 ssrc;
 	struct rtp_window window;
 };
 
+/* A packet, as SRTP sees it. */
+struct mp_rtp {
+	u8 *data;
+	u32 len;
+	u32 clear;				/* header, CSRC list, header extension */
+	u64 index;
+};
+
 /* One direction under SRTP. Everything but the sources stays as it is made. */
 struct mp_context {
 	refcount_t users;
 	u32 trailer;				/* length of MKI and tag */
-	struct crypto_sync_skcipher *ctr;
-	struct crypto_aes_ctx *f8;		/* two: session key, masked key */
-	struct crypto_shash *hmac;
 	struct mediaproxy_srtp keys;		/* no SSRCs */
-	spinlock_t lock;			/* windows */
+	struct crypto_aes_ctx *f8;		/* two: session key, masked key */
+	spinlock_t lock;			/* what follows, but for places and values of SSRCs */
+	struct skcipher_request *ctr;
+	struct skcipher_request *simd_ctr;	/* NULL: there is none, or ctr is as good */
+	struct scatterlist sg;			/* of both */
+	struct shash_desc *hmac;
 	u32 source_count;			/* grows, with release */
 	struct mp_source source[MEDIAPROXY_SSRCS];
 };
@@ -136,9 +147,8 @@ void mp_context_put(struct mp_context *context);
 int mp_context_merge(struct mp_context *context, const struct mediaproxy_srtp *keys, bool apply);
 void mp_context_progress(struct mp_context *context, struct mediaproxy_progress *out);
 int mp_context_find(const struct mp_context *context, u32 ssrc);
-int mp_unprotect(struct mp_context *context, int source, u8 *data, u32 len, u64 *index);
-int mp_decrypt(const struct mp_context *context, u8 *data, u32 len, u64 index);
-int mp_protect(struct mp_context *context, int source, u8 *data, u32 len);
+int mp_unprotect(struct mp_context *context, int source, struct mp_rtp *rtp, bool keep);
+int mp_protect(struct mp_context *context, int source, struct mp_rtp *rtp);
 void mp_follow(struct mp_context *context, int source, u64 index);
 bool mp_same_keys(const struct mediaproxy_srtp *one, const struct mediaproxy_srtp *other);
 

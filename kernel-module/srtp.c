@@ -6,9 +6,11 @@
  * The daemon's packet path does the same over libcrypto (srtp.c there), and a
  * packet must leave both byte for byte equal. What is arithmetic is in rtp.h.
  */
+#include <asm/simd.h>
 #include <crypto/aes.h>
 #include <crypto/algapi.h>
 #include <crypto/hash.h>
+#include <crypto/internal/simd.h>
 #include <crypto/skcipher.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
@@ -41,10 +43,24 @@ bool mp_same_keys(const struct mediaproxy_srtp *one, const struct mediaproxy_srt
 		       offsetof(struct mediaproxy_srtp, ssrc) - offsetof(struct mediaproxy_srtp, key));
 }
 
+static void close_ctr(struct skcipher_request *request)
+{
+	struct crypto_skcipher *cipher;
+
+	if (!request)
+		return;
+	cipher = crypto_skcipher_reqtfm(request);
+	skcipher_request_free(request);
+	crypto_free_skcipher(cipher);
+}
+
 static void context_free(struct mp_context *context)
 {
-	crypto_free_sync_skcipher(context->ctr);
-	crypto_free_shash(context->hmac);
+	close_ctr(context->ctr);
+	close_ctr(context->simd_ctr);
+	if (context->hmac)
+		crypto_free_shash(context->hmac->tfm);
+	kfree_sensitive(context->hmac);
 	kfree_sensitive(context->f8);
 	kfree_sensitive(context);
 }
@@ -61,14 +77,37 @@ void mp_context_put(struct mp_context *context)
 		context_free(context);
 }
 
+static int open_cipher(struct skcipher_request **out, const char *name, u32 type, const struct mediaproxy_srtp *keys)
+{
+	struct crypto_skcipher *cipher = crypto_alloc_skcipher(name, type, type | CRYPTO_ALG_ASYNC);
+	int err;
+
+	if (IS_ERR(cipher))
+		return PTR_ERR(cipher);
+	err = crypto_skcipher_setkey(cipher, keys->key, keys->key_len);
+	if (!err) {
+		*out = skcipher_request_alloc(cipher, GFP_KERNEL_ACCOUNT);
+		err = *out ? 0 : -ENOMEM;
+	}
+	if (err)
+		crypto_free_skcipher(cipher);
+	else
+		skcipher_request_set_callback(*out, 0, NULL, NULL);
+	return err;
+}
+
+/*
+ * Where the driver that uses the processor's own instructions is wrapped as an asynchronous
+ * one, what is synchronous calls it block by block, at three times the cost. The driver
+ * itself may be called while crypto_simd_usable(), which is all that the wrapper asks.
+ */
 static int open_ctr(struct mp_context *context)
 {
-	struct crypto_sync_skcipher *ctr = crypto_alloc_sync_skcipher("ctr(aes)", 0, 0);
+	int err = open_cipher(&context->simd_ctr, "__ctr(aes)", CRYPTO_ALG_INTERNAL, &context->keys);
 
-	if (IS_ERR(ctr))
-		return PTR_ERR(ctr);
-	context->ctr = ctr;
-	return crypto_sync_skcipher_setkey(ctr, context->keys.key, context->keys.key_len);
+	if (err && err != -ENOENT)
+		return err;
+	return open_cipher(&context->ctr, "ctr(aes)", 0, &context->keys);
 }
 
 static int open_f8(struct mp_context *context)
@@ -92,7 +131,12 @@ static int open_hmac(struct mp_context *context)
 
 	if (IS_ERR(hmac))
 		return PTR_ERR(hmac);
-	context->hmac = hmac;
+	context->hmac = kmalloc(sizeof(*context->hmac) + crypto_shash_descsize(hmac), GFP_KERNEL_ACCOUNT);
+	if (!context->hmac) {
+		crypto_free_shash(hmac);
+		return -ENOMEM;
+	}
+	context->hmac->tfm = hmac;
 	return crypto_shash_setkey(hmac, context->keys.auth_key, MEDIAPROXY_AUTH_KEY_LEN);
 }
 
@@ -129,6 +173,7 @@ int mp_context_open(struct mp_context **out, const struct mediaproxy_srtp *keys)
 		return -ENOMEM;
 	refcount_set(&context->users, 1);
 	spin_lock_init(&context->lock);
+	sg_init_table(&context->sg, 1);
 	memcpy(&context->keys, keys, offsetof(struct mediaproxy_srtp, ssrc));
 	context->keys.ssrc_count = 0;
 	context->trailer = keys->mki_len + keys->tag_len;
@@ -212,28 +257,25 @@ void mp_context_progress(struct mp_context *context, struct mediaproxy_progress 
 }
 
 /* The rollover counter is hashed with the packet: it lies in the MP_ROOM behind it meanwhile. */
-static int hmac(const struct mp_context *context, u8 *data, u32 len, u64 index, u8 *digest)
+static int hmac(struct mp_context *context, u8 *data, u32 len, u64 index, u8 *digest)
 {
-	SHASH_DESC_ON_STACK(desc, context->hmac);
 	u32 kept = get_unaligned((u32 *)(data + len));
 	int err;
 
-	desc->tfm = context->hmac;
 	put_unaligned_be32(index >> 16, data + len);
-	err = crypto_shash_digest(desc, data, len + MP_ROOM, digest);
+	err = crypto_shash_digest(context->hmac, data, len + MP_ROOM, digest);
 	put_unaligned(kept, (u32 *)(data + len));
 	return err;
 }
 
-static int crypt_cm(const struct mp_context *context, u8 *payload, u32 len, u8 *iv)
+static int crypt_cm(struct mp_context *context, u8 *payload, u32 len, u8 *iv)
 {
-	SYNC_SKCIPHER_REQUEST_ON_STACK(request, context->ctr);
-	struct scatterlist sg;
+	struct skcipher_request *request = context->ctr;
 
-	sg_init_one(&sg, payload, len);
-	skcipher_request_set_sync_tfm(request, context->ctr);
-	skcipher_request_set_callback(request, 0, NULL, NULL);
-	skcipher_request_set_crypt(request, &sg, &sg, len, iv);
+	if (context->simd_ctr && crypto_simd_usable())
+		request = context->simd_ctr;
+	sg_set_buf(&context->sg, payload, len);
+	skcipher_request_set_crypt(request, &context->sg, &context->sg, len, iv);
 	return crypto_skcipher_encrypt(request);
 }
 
@@ -242,7 +284,7 @@ static void f8_block(void *cipher, u8 *io)
 	aes_encrypt(cipher, io, io);
 }
 
-static int crypt_payload(const struct mp_context *context, u8 *data, u32 len, u32 clear, u64 index)
+static int crypt_payload(struct mp_context *context, u8 *data, u32 len, u32 clear, u64 index)
 {
 	u8 iv[AES_BLOCK_SIZE];
 
@@ -259,8 +301,7 @@ static int crypt_payload(const struct mp_context *context, u8 *data, u32 len, u3
 }
 
 /* Which of the two that it may be is the packet's index: see candidates() in the daemon's srtp.c. */
-static int authenticate(const struct mp_context *context, const struct rtp_window *window, u8 *data, u32 len,
-			u64 *index)
+static int authenticate(struct mp_context *context, const struct rtp_window *window, u8 *data, u32 len, u64 *index)
 {
 	const u8 *tag = data + len + context->keys.mki_len;
 	int refusal = MP_DROP(MEDIAPROXY_DROP_REPLAY);
@@ -280,101 +321,82 @@ static int authenticate(const struct mp_context *context, const struct rtp_windo
 	return refusal;
 }
 
-static int accept(const struct mp_context *context, struct rtp_window *window, u8 *data, u32 len, u64 *index)
+static int accept(struct mp_context *context, struct rtp_window *window, struct mp_rtp *rtp)
 {
 	int result = 0;
 
-	*index = rtp_index(window->next, rtp_be16(data + 2));
-	if (*index >= RTP_INDEX_END)
+	rtp->index = rtp_index(window->next, rtp_be16(rtp->data + 2));
+	if (rtp->index >= RTP_INDEX_END)
 		return MP_DROP(MEDIAPROXY_DROP_EXHAUSTED);
 	if (has_auth(context))
-		result = authenticate(context, window, data, len, index);
+		result = authenticate(context, window, rtp->data, rtp->len, &rtp->index);
 	if (!result)
-		rtp_window_pass(window, *index);
+		rtp_window_pass(window, rtp->index);
 	return result;
 }
 
 /**
- * mp_unprotect() - authenticate an SRTP packet, and enter it in its window
+ * mp_unprotect() - make an SRTP packet an RTP packet
  * @context: of what arrives
  * @source: of mp_context_find()
- * @data: the packet, with MP_ROOM bytes behind it
- * @len: its length
- * @index: its index
+ * @rtp: the packet, which loses MKI and tag, with MP_ROOM bytes behind it
+ * @keep: leave it as it is, and only say whether it is authentic
  *
- * Context: softirq. Return: the length without MKI and tag, or MP_DROP().
+ * Context: softirq. Return: 0 or MP_DROP().
  */
-int mp_unprotect(struct mp_context *context, int source, u8 *data, u32 len, u64 *index)
+int mp_unprotect(struct mp_context *context, int source, struct mp_rtp *rtp, bool keep)
 {
 	int result;
 
-	if (len < context->trailer)
+	if (rtp->len < rtp->clear + context->trailer)
 		return MP_DROP(MEDIAPROXY_DROP_AUTH);
-	len -= context->trailer;
-	if (!rtp_header_len(data, len) || memcmp(data + len, context->keys.mki, context->keys.mki_len))
+	rtp->len -= context->trailer;
+	if (memcmp(rtp->data + rtp->len, context->keys.mki, context->keys.mki_len))
 		return MP_DROP(MEDIAPROXY_DROP_AUTH);
 	spin_lock(&context->lock);
-	result = accept(context, &context->source[source].window, data, len, index);
+	result = accept(context, &context->source[source].window, rtp);
+	if (!result && !keep && crypt_payload(context, rtp->data, rtp->len, rtp->clear, rtp->index))
+		result = MP_DROP(MEDIAPROXY_DROP_CRYPTO);
 	spin_unlock(&context->lock);
-	return result ?: (int)len;
+	return result;
 }
 
-/**
- * mp_decrypt() - decrypt what mp_unprotect() has found authentic
- * @context: of what arrives
- * @data: the packet, changed in place
- * @len: its length, as mp_unprotect() has returned it
- * @index: its index
- *
- * Context: softirq. Return: @len, or MP_DROP().
- */
-int mp_decrypt(const struct mp_context *context, u8 *data, u32 len, u64 index)
+static int seal(struct mp_context *context, struct rtp_window *window, struct mp_rtp *rtp)
 {
-	if (crypt_payload(context, data, len, rtp_header_len(data, len), index))
-		return MP_DROP(MEDIAPROXY_DROP_CRYPTO);
-	return len;
-}
-
-static int seal(const struct mp_context *context, u8 *data, u32 len, u64 index)
-{
-	u32 mki_len = context->keys.mki_len;
+	u8 *end = rtp->data + rtp->len;
 	u8 digest[DIGEST_LEN];
 
-	if (crypt_payload(context, data, len, rtp_header_len(data, len), index))
+	rtp->index = rtp_index(window->next, rtp_be16(rtp->data + 2));
+	if (rtp->index >= RTP_INDEX_END)
+		return MP_DROP(MEDIAPROXY_DROP_EXHAUSTED);
+	if (!rtp_window_fresh(window, rtp->index))
+		return MP_DROP(MEDIAPROXY_DROP_REPLAY);
+	rtp_window_pass(window, rtp->index);
+	if (crypt_payload(context, rtp->data, rtp->len, rtp->clear, rtp->index) ||
+	    (has_auth(context) && hmac(context, rtp->data, rtp->len, rtp->index, digest)))
 		return MP_DROP(MEDIAPROXY_DROP_CRYPTO);
-	if (has_auth(context)) {
-		if (hmac(context, data, len, index, digest))
-			return MP_DROP(MEDIAPROXY_DROP_CRYPTO);
-		memcpy(data + len + mki_len, digest, context->keys.tag_len);
-	}
-	memcpy(data + len, context->keys.mki, mki_len);
-	return len + context->trailer;
+	memcpy(end, context->keys.mki, context->keys.mki_len);
+	memcpy(end + context->keys.mki_len, digest, context->keys.tag_len);
+	rtp->len += context->trailer;
+	return 0;
 }
 
 /**
  * mp_protect() - make an RTP packet an SRTP packet
  * @context: of what is sent
  * @source: of mp_context_find()
- * @data: an RTP packet, with room for MKI and tag behind it, and for MP_ROOM
- * @len: its length
+ * @rtp: the packet, with room for MKI and tag behind it, and for MP_ROOM
  *
- * Context: softirq. Return: the length with MKI and tag, or MP_DROP().
+ * Context: softirq. Return: 0 or MP_DROP().
  */
-int mp_protect(struct mp_context *context, int source, u8 *data, u32 len)
+int mp_protect(struct mp_context *context, int source, struct mp_rtp *rtp)
 {
-	struct rtp_window *window = &context->source[source].window;
-	bool fresh;
-	u64 index;
+	int result;
 
 	spin_lock(&context->lock);
-	index = rtp_index(window->next, rtp_be16(data + 2));
-	fresh = index < RTP_INDEX_END && rtp_window_fresh(window, index);
-	if (fresh)
-		rtp_window_pass(window, index);
+	result = seal(context, &context->source[source].window, rtp);
 	spin_unlock(&context->lock);
-	if (likely(fresh))
-		return seal(context, data, len, index);
-	return index < RTP_INDEX_END ? MP_DROP(MEDIAPROXY_DROP_REPLAY) : MP_DROP(MEDIAPROXY_DROP_EXHAUSTED);
+	return result;
 }
 
 /**

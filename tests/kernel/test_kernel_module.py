@@ -1,0 +1,84 @@
+"""The module, built for Debian's kernels and tested in the lab: a stock kernel in an emulated machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LAB = HERE / "lab"
+GUEST = HERE / "guest"
+
+# Where a kernel must be found that is not in the cache yet; and a guest on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="session")
+def kernels() -> dict[str, str]:
+    """Alias: the folder to build modules against. Fetched when missing, which only root can."""
+    done = subprocess.run([LAB / "setup", "6.1", "6.12"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {alias: build for alias, _, build in map(str.split, done.stdout.splitlines())}
+
+
+def build_module(kernel: str, into: Path) -> str:
+    """Build in a copy, so that several kernels' modules do not meet; return what make said."""
+    into.mkdir()
+    for source in (ROOT / "kernel-module").iterdir():
+        if source.suffix in (".c", ".h") or source.name == "Kbuild":
+            shutil.copy(source, into)
+    make = ["make", "-s", "-C", kernel, f"M={into}", "W=1", "C=2", "CF=-D__CHECK_ENDIAN__", "modules"]
+    done = subprocess.run(make, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def modules(kernels: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """Alias: the module, and what building it said."""
+    base = tmp_path_factory.mktemp("modules")
+    made = {}
+    for alias, kernel in kernels.items():
+        said = build_module(kernel, base / alias)
+        made[alias] = (base / alias / "xt_MEDIAPROXY.ko", said)
+    return made
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that iptables finds the plugin in."""
+    folder = tmp_path_factory.mktemp("plugin")
+    subprocess.run(["make", "-s", "-C", ROOT / "iptables-extension", "libxt_MEDIAPROXY.so"], check=True)
+    shutil.copy(ROOT / "iptables-extension" / "libxt_MEDIAPROXY.so", folder)
+    return folder
+
+
+@pytest.mark.parametrize("alias", ["6.1", "6.12"])
+def test_builds_without_a_warning(modules: dict[str, tuple[Path, str]], alias: str) -> None:
+    said = [line for line in modules[alias][1].splitlines() if not line.startswith("Skipping BTF")]
+    assert said == []
+
+
+@pytest.mark.parametrize(("alias", "processors"), [("6.1", 1), ("6.12", 2)])
+def test_in_the_guest(
+    modules: dict[str, tuple[Path, str]], plugin: Path, tmp_path: Path, alias: str, processors: int
+) -> None:
+    """Runs guest/check_*.py there; the lab fails, too, if the kernel complained."""
+    stock = subprocess.check_output(["pkg-config", "--variable=xtlibdir", "xtables"], text=True).strip()
+    env = {
+        **os.environ,
+        "KERNEL_TEST_MODULE": str(modules[alias][0]),
+        "XTABLES_LIBDIR": f"{plugin}:{stock}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    pytest_there = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-q", "--tb=short"]
+    options = ["-p", "no:cacheprovider", "-o", "python_files=check_*.py", "-o", "pythonpath=.", "--timeout=120"]
+    lab = [LAB / "run", "--kernel", alias, "--smp", str(processors), "--timeout", "1000", "--log", tmp_path / "dmesg"]
+    done = subprocess.run([*lab, "--", *pytest_there, *options], cwd=GUEST, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
