@@ -13,12 +13,13 @@ C_WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test check fuzz lint run install bench bench-quick clean
+.PHONY: help build demo test test-kernel-debug test-kernel-soak check fuzz lint run install bench bench-quick \
+	bench-kernel clean
 
 help: ## this list
 	@printf 'rtpengine: a media proxy for SIP\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
-		printf '  make %-13s %s\n' "$$target" "$$text"; done
+		printf '  make %-18s %s\n' "$$target" "$$text"; done
 	@printf '\nOptions go in ARGS, as in: make run ARGS="--foreground --ip=127.0.0.1 --listen-ng=127.0.0.1:2223"\n'
 
 # Debian's packages for a target; says what is missing where it may not install.
@@ -62,6 +63,12 @@ test: apt-test build $(VENV)/.needs-test ## every test, with coverage; as root a
 check: build $(VENV)/.needs-test ## the quick tests, under a minute
 	@$(PYTHON) -m pytest -q tests/unit tests/packetpath $(ARGS)
 
+test-kernel-debug: apt-test build $(VENV)/.needs-test ## the module's tests in a kernel that looks for bugs, built once
+	@PYTHON=$(abspath $(PYTHON)) tests/kernel/debug $(ARGS)
+
+test-kernel-soak: apt-test build $(VENV)/.needs-test ## there, targets changed at random under traffic for ten minutes
+	@PYTHON=$(abspath $(PYTHON)) tests/kernel/debug --soak 600 $(ARGS)
+
 fuzz: apt-test build $(VENV)/.needs-test ## bad input at random, a minute per target; ARGS="rtp --seconds=600"
 	@$(PYTHON) tests/fuzz/fuzz.py $(ARGS)
 
@@ -77,6 +84,9 @@ install: build ## into DESTDIR, as /usr/sbin/rtpengine
 bench: apt-bench build ## against Debian's rtpengine-daemon, as ratios (about 35 minutes)
 	@$(MAKE) --no-print-directory -s -C bench
 	@$(PYTHON) bench/bench.py $(ARGS)
+
+bench-kernel: apt-test build $(VENV)/.needs-test ## what a packet costs in the kernel module, in instructions (about 5 minutes)
+	@$(PYTHON) bench/kernel/bench.py $(ARGS)
 
 bench-quick: apt-bench build ## a smoke test of the benchmark, whose numbers are no measurement
 	@$(MAKE) --no-print-directory -s -C bench

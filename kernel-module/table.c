@@ -464,7 +464,7 @@ int mp_table_add(struct mp_net *net, u32 id)
  * mp_table_delete() - remove a table with its targets
  * @net: of a namespace
  * @id: its number, less than MEDIAPROXY_TABLES
- * @force: even while somebody has its control file open
+ * @force: its files have gone already, whoever had them open
  *
  * Context: process, with the lock of @net. Return: 0 or a negative errno.
  */
@@ -482,7 +482,8 @@ int mp_table_delete(struct mp_net *net, u32 id, bool force)
 	table->deleted = true;
 	mutex_unlock(&table->lock);
 	RCU_INIT_POINTER(net->table[id], NULL);
-	proc_remove(table->dir);
+	if (!force)
+		proc_remove(table->dir);
 	synchronize_rcu();
 	table_free(table);
 	module_put(THIS_MODULE);

@@ -56,7 +56,7 @@ def test_decrypts_what_userspace_sends(ways: Any, suite: str, mki: bytes) -> Non
     assert seen(way.table.counters(IN))[3] == {}
 
 
-@pytest.mark.parametrize(("suite_in", "suite_out"), itertools.combinations(["CM128-80", "F8-32", "NULL-80"], 2))
+@pytest.mark.parametrize(("suite_in", "suite_out"), list(itertools.combinations(["CM128-80", "F8-32", "NULL-80"], 2)))
 def test_from_keys_to_keys(ways: Any, suite_in: str, suite_out: str) -> None:
     one, other = Keys(suite_in), Keys(suite_out, OTHER_KEY)
     way, sender, userspace = ways(decrypt=one.kernel(), encrypt=other.kernel()), one.userspace(), other.userspace()
