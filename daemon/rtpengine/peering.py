@@ -136,17 +136,20 @@ class Peering:
         """Take a STUN datagram."""
         if self.agent is not None:
             verdict = self.agent.receive(stream, data, source, now)
+            if verdict.valid:
+                # Before the reply: what the party sends on hearing it must not find its source unknown.
+                self._validate(stream, source, nominated=verdict.nominated)
             if verdict.reply is not None:
                 self.transport.send(stream, source, verdict.reply)
             if verdict.valid:
-                self._validate(stream, source, nominated=verdict.nominated, now=now)
+                self._shake_hands(stream, source, now)
         elif self.relay is not None:
             self._relay_check(*self.relay, stream, data, source, now)
 
     def _relay_check(self, relay: IceRelay, side: int, stream: int, data: bytes, source: Endpoint, now: float) -> None:
         forward = relay.receive(side, stream, data, source, now)
         if forward.valid:
-            self._validate(stream, source, nominated=forward.nominated, now=now)
+            self._validate(stream, source, nominated=forward.nominated)
         sink = self._sink(stream) if forward.forward else None
         if sink is not None:
             to = forward.to or self.transport.state(sink).peer
@@ -158,12 +161,15 @@ class Peering:
         index = next(index for known, index in self._streams() if known == stream)
         return self.wanted.sinks[index] if index < len(self.wanted.sinks) else None
 
-    def _validate(self, stream: int, source: Endpoint, *, nominated: bool, now: float) -> None:
+    def _validate(self, stream: int, source: Endpoint, *, nominated: bool) -> None:
         # Again and again: the checks of a party on hold are all that shows it to be there still (RFC 7675).
         self.transport.validate(stream, source, nominated=nominated)
         if nominated and self._validated.get(stream) != source:
             self._validated[stream] = source
             log.info("ICE: %s nominated", source)
+
+    def _shake_hands(self, stream: int, source: Endpoint, now: float) -> None:
+        """Begin the handshake there, if that is ours to do; nothing happens if it has begun."""
         endpoint = self._endpoints.get(stream)
         keying = self.wanted.party.keying
         if endpoint is not None and keying.role == "active" and keying.fingerprints:
