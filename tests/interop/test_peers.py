@@ -97,19 +97,6 @@ def test_each_hears_the_other(lab: Lab, daemon: Daemon, peer: MakePeer, caller: 
         call.delete()
 
 
-def test_a_page_that_insists_on_bundle_may_call_with_one_section(
-    lab: Lab, daemon: Daemon, browser: Chromium, request: pytest.FixtureRequest
-) -> None:
-    request.addfinalizer(browser.hang_up)
-    request.addfinalizer(lambda: browser.set_bundle_policy("balanced"))
-    browser.set_bundle_policy("max-bundle")
-    with PlainPhone(lab.b) as phone:
-        call = Call(daemon.ng, browser, phone)
-        call.place()
-        _assert_heard(call)
-        call.delete()
-
-
 def _assert_heard(call: Call) -> None:
     for listener, speaker in ((call.caller, call.callee), (call.callee, call.caller)):
 

@@ -97,10 +97,6 @@ class Chromium:
         """Have the next offer restart ICE (RFC 8445 9)."""
         self._run("pc.restartIce()")
 
-    def set_bundle_policy(self, policy: str) -> None:
-        """What the next connections insist on (RFC 9429 4.1.1): ``balanced`` or ``max-bundle``."""
-        self._run(f"bundlePolicy = {json.dumps(policy)}")
-
     def send_picture(self) -> None:
         """Have it send a whole picture, as the SIP of phones without feedback asks for one (RFC 5168)."""
         self._run("sendPicture()")
