@@ -169,8 +169,7 @@ class MediaOffer(NamedTuple):
     from the section or else the session, usable hashes only.
     ``ice`` are the credentials of its ICE agent, None where ufrag or pwd is missing; ``ice_lite`` is RFC 8839 5.3.
     ``body_has_ice``: some section or the session has an ``a=ice-ufrag``.
-    ``lowest_priority`` is that of its UDP candidates, None without any. ``mid`` is RFC 5888 4,
-    ``bundled``: it is in a BUNDLE group (RFC 9143).
+    ``lowest_priority`` is that of its UDP candidates, None without any. ``mid`` is RFC 5888 4.
     """
 
     kind: str
@@ -191,7 +190,6 @@ class MediaOffer(NamedTuple):
     body_has_ice: bool = False
     lowest_priority: int | None = None
     mid: str | None = None
-    bundled: bool = False
 
     @property
     def held(self) -> bool:
@@ -280,7 +278,6 @@ class MediaPlan(NamedTuple):
     ``held``: the sender's address was null, which must stay visible to the recipient.
     ``crypto``, ``setup`` with ``fingerprint`` and ``tls_id``, ``ice`` and ``mid`` are the lines of these names;
     a ``mid`` takes the place of the sender's, which without it stays unless a bundle is taken apart.
-    ``bundled``: the recipient has offered the section in a BUNDLE group, and is told of it if no other one is left.
     """
 
     local: Endpoint | None
@@ -296,7 +293,6 @@ class MediaPlan(NamedTuple):
     tls_id: str | None = None
     ice: IcePlan = IcePlan()
     mid: str | None = None
-    bundled: bool = False
 
 
 class StreamConfig(NamedTuple):

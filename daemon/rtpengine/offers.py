@@ -109,7 +109,7 @@ def _offer(above: _Above, section: MediaDescription, how: Signalling) -> MediaOf
     rtcp, rtcp_mux = _rtcp(source, endpoint, how) if protocol in PROFILES else (None, False)
     if said is _NOTHING and not has_ice and not _SAYS_MORE(section.text):
         return MediaOffer(kind, endpoint, rtcp, protocol, pairs, direction, False, rtcp_mux)
-    own, mid = _read(source), _first(_MID, section)
+    own = _read(source)
     ufrag, pwd = own.ufrag or said.ufrag, own.pwd or said.pwd
     return MediaOffer(
         *(kind, endpoint, rtcp, protocol, pairs, direction, False, rtcp_mux),
@@ -122,8 +122,7 @@ def _offer(above: _Above, section: MediaDescription, how: Signalling) -> MediaOf
         ice_lite=own.ice_lite or said.ice_lite,
         body_has_ice=has_ice,
         lowest_priority=own.lowest_priority,
-        mid=mid,
-        bundled=mid in above.bundles,
+        mid=_first(_MID, section),
     )
 
 

@@ -123,17 +123,7 @@ def _session(session: Session, plans: Sequence[MediaPlan], how: Signalling, addr
             changes += _connections(session, [plan for _, plan in inheriting], address)
         text = _readdressed(text, changes)
     text = _removed_from_session(ice_stays).sub("", text)
-    text += _group_of_one(plans)
     return text + "\na=ice-lite\r" if any(plan.ice.credentials for plan in plans) else text
-
-
-def _group_of_one(plans: Sequence[MediaPlan]) -> str:
-    """The BUNDLE of the recipient's own offer, where a single section is left of it, so that one port serves it all.
-
-    Pages that insist on BUNDLE (``max-bundle``) refuse any answer without.
-    """
-    live = [plan for plan in plans if plan.local is not None]
-    return f"\na=group:BUNDLE {live[0].mid}\r" if len(live) == 1 and live[0].bundled and live[0].mid else ""
 
 
 def _keeps_endpoint(inheriting: Sequence[tuple[MediaDescription, MediaPlan]]) -> bool:

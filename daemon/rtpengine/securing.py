@@ -98,7 +98,6 @@ class Securing:
 
         ``index`` is the number of the section, from 0.
         """
-        said = self._asked.offer
         mid = self._mid() or (str(index) if self._how.generate_mid else None)
         if plan.local is None:
             return plan._replace(mid=mid)
@@ -110,7 +109,6 @@ class Securing:
             tls_id=listener.keying.told_tls_id,
             ice=self._ice_plan(plan.local, listener),
             mid=mid,
-            bundled=said is not None and said.bundled and not self._is_offer,
         )
 
     def _ice_plan(self, rtp: Endpoint, listener: Party) -> IcePlan:

@@ -416,19 +416,3 @@ def test_no_line_takes_long(line: str, ice: IcePlan) -> None:
     began = time.process_time()
     rewrite(sdp, BOTH, [plan(ice=ice)])
     assert time.process_time() - began < 0.25
-
-
-@pytest.mark.parametrize(
-    ("plans", "group"),
-    [
-        ([plan(mid="0", bundled=True), plan(local=None, mid="1", bundled=True)], ["a=group:BUNDLE 0"]),
-        ([plan(local=None, mid="0"), plan(mid="1", bundled=True)], ["a=group:BUNDLE 1"]),
-        ([plan(mid="0", bundled=True), plan(30002, mid="1", bundled=True)], []),
-        ([plan(mid="0"), plan(local=None)], []),
-        ([plan(bundled=True), plan(local=None)], []),
-    ],
-)
-def test_a_bundle_of_one_section_stays(plans: list[MediaPlan], group: list[str]) -> None:
-    out = edited([*HEAD, "a=group:BUNDLE x y", AUDIO, "a=mid:x", AUDIO, "a=mid:y"], plans)
-    assert [line for line in out if line.startswith("a=group")] == group
-    assert [line for line in out[: out.index(next(line for line in out if line[0] == "m"))] if "group" in line] == group

@@ -85,11 +85,6 @@ def test_a_browser_calls_a_phone(call: Call, transport: FakeTransport) -> None:
     assert transport.sent == []  # no ClientHello before ICE has found a way
 
 
-def test_an_answerer_alone_in_a_bundle_is_told_so(call: Call) -> None:
-    assert not offer(call, browser(bundled=True), TO_PHONE).bundled
-    assert answer(call, audio(B)).bundled
-
-
 def test_a_phone_calls_a_browser(call: Call, transport: FakeTransport) -> None:
     to_b = offer(call, audio(A), TO_BROWSER)
     assert (to_b.protocol, to_b.setup, to_b.rtcp_mux) == ("UDP/TLS/RTP/SAVPF", "actpass", True)
