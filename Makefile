@@ -13,7 +13,7 @@ C_WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-kernel-debug test-kernel-soak check fuzz lint run install bench bench-quick \
+.PHONY: help build demo test test-kernel test-kernel-debug test-kernel-soak check fuzz lint run install bench bench-quick \
 	bench-kernel clean
 
 help: ## this list
@@ -58,7 +58,10 @@ demo: apt-demo build $(VENV)/.needs-demo ## four calls through the daemon with r
 	@$(PYTHON) tests/demo/demo.py $(ARGS)
 
 test: apt-test build $(VENV)/.needs-test ## every test, with coverage; as root also in network namespaces
-	@$(PYTHON) -m pytest --cov --cov-report=term $(ARGS)
+	@$(PYTHON) -m pytest --cov --cov-report=term --ignore=tests/kernel $(ARGS)
+
+test-kernel: apt-test build $(VENV)/.needs-test ## the kernel module in an emulated machine, which fetches Debian's kernels
+	@$(PYTHON) -m pytest tests/kernel $(ARGS)
 
 check: build $(VENV)/.needs-test ## the quick tests, under a minute
 	@$(PYTHON) -m pytest -q tests/unit tests/packetpath $(ARGS)
