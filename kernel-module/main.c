@@ -45,7 +45,6 @@ enum mp_verdict { MP_GO_ON, MP_PASS, MP_DROPPED, MP_SENT };
 
 struct mp_packet {
 	struct sk_buff *skb;
-	const struct xt_action_param *par;
 	const struct mp_target *target;
 	struct dst_entry *dst;
 	u32 udp;				/* offset of the UDP header */
@@ -307,24 +306,30 @@ static enum mp_verdict steps(struct mp_packet *packet, bool v6, struct net *net)
 	return transform(packet);
 }
 
-static unsigned int forward(struct mp_packet *packet, bool v6)
+static noinline unsigned int forward(struct sk_buff *skb, const struct xt_action_param *par,
+				     const struct mp_target *target, bool v6)
 {
-	const struct mp_target *target = packet->target;
-	struct net *net = xt_net(packet->par);
-	enum mp_verdict verdict = steps(packet, v6, net);
-	u32 bytes = packet->skb->len - packet->udp - sizeof(struct udphdr);
+	struct mp_packet packet = {
+		.skb = skb,
+		.target = target,
+		.udp = v6 ? sizeof(struct ipv6hdr) : ip_hdrlen(skb),
+		.tos = v6 ? ipv6_get_dsfield(ipv6_hdr(skb)) : ip_hdr(skb)->tos,
+		.ttl = v6 ? ipv6_hdr(skb)->hop_limit : ip_hdr(skb)->ttl,
+	};
+	enum mp_verdict verdict = steps(&packet, v6, xt_net(par));
+	u32 bytes = skb->len - packet.udp - sizeof(struct udphdr);
 	int result;
 
 	if (verdict != MP_GO_ON) {
-		count(packet, verdict, bytes);
+		count(&packet, verdict, bytes);
 		return verdict == MP_PASS ? XT_CONTINUE : NF_DROP;
 	}
 	if (target->flags & MEDIAPROXY_F_TOS)
-		packet->tos = (target->tos & ~INET_ECN_MASK) | (packet->tos & INET_ECN_MASK);
-	rewrite(packet);
-	result = target->out6 ? send6(packet, net) : send4(packet, net);
-	verdict = net_xmit_eval(result) ? dropped(packet, MEDIAPROXY_DROP_OUTPUT) : MP_SENT;
-	count(packet, verdict, bytes);
+		packet.tos = (target->tos & ~INET_ECN_MASK) | (packet.tos & INET_ECN_MASK);
+	rewrite(&packet);
+	result = target->out6 ? send6(&packet, xt_net(par)) : send4(&packet, xt_net(par));
+	verdict = net_xmit_eval(result) ? dropped(&packet, MEDIAPROXY_DROP_OUTPUT) : MP_SENT;
+	count(&packet, verdict, bytes);
 	return NF_STOLEN;
 }
 
@@ -338,62 +343,52 @@ static const struct mp_table *table_of(const struct xt_action_param *par)
 	return rcu_dereference(net->table[info->id]);
 }
 
+/* The checks that most packets end at take no room on the stack, which would have to be cleared. */
+static const struct mp_target *find(struct sk_buff *skb, const struct xt_action_param *par, u32 udp_at, bool v6)
+{
+	const struct mp_table *table = table_of(par);
+	const struct mp_target *target;
+	const struct udphdr *udp;
+
+	if (!table || !pskb_may_pull(skb, udp_at + sizeof(*udp)))
+		return NULL;
+	udp = (const struct udphdr *)(skb->data + udp_at);
+	target = mp_find(table, v6, ntohs(udp->dest));
+	return target && target->expect.port == udp->source ? target : NULL;
+}
+
 static unsigned int mediaproxy_tg4(struct sk_buff *skb, const struct xt_action_param *par)
 {
 	const struct iphdr *ip = ip_hdr(skb);
-	struct mp_packet packet;
 	const struct mp_target *target;
-	struct udphdr buffer;
-	const struct udphdr *udp;
 
 	if (ip->protocol != IPPROTO_UDP || ip_is_fragment(ip))
 		return XT_CONTINUE;
-	udp = skb_header_pointer(skb, ip_hdrlen(skb), sizeof(buffer), &buffer);
-	if (!udp)
+	target = find(skb, par, ip_hdrlen(skb), false);
+	if (!target)
 		return XT_CONTINUE;
-	target = mp_find(table_of(par), false, ntohs(udp->dest));
-	if (!target || udp->source != target->expect.port || ip->saddr != target->expect.ip.ip ||
-	    (ip->daddr != target->local.ip.ip && !target->any_local))
+	ip = ip_hdr(skb);
+	if (ip->saddr != target->expect.ip.ip || (ip->daddr != target->local.ip.ip && !target->any_local))
 		return XT_CONTINUE;
-	packet = (struct mp_packet) {
-		.skb = skb,
-		.par = par,
-		.target = target,
-		.udp = ip_hdrlen(skb),
-		.tos = ip->tos,
-		.ttl = ip->ttl,
-	};
-	return forward(&packet, false);
+	return forward(skb, par, target, false);
 }
 
 /* One with extension headers, fragments among them, goes up: media has none. */
 static unsigned int mediaproxy_tg6(struct sk_buff *skb, const struct xt_action_param *par)
 {
 	const struct ipv6hdr *ip = ipv6_hdr(skb);
-	struct mp_packet packet;
 	const struct mp_target *target;
-	struct udphdr buffer;
-	const struct udphdr *udp;
 
 	if (ip->nexthdr != IPPROTO_UDP)
 		return XT_CONTINUE;
-	udp = skb_header_pointer(skb, sizeof(*ip), sizeof(buffer), &buffer);
-	if (!udp)
+	target = find(skb, par, sizeof(*ip), true);
+	if (!target)
 		return XT_CONTINUE;
-	target = mp_find(table_of(par), true, ntohs(udp->dest));
-	if (!target || udp->source != target->expect.port ||
-	    !ipv6_addr_equal(&ip->saddr, &target->expect.ip.in6) ||
+	ip = ipv6_hdr(skb);
+	if (!ipv6_addr_equal(&ip->saddr, &target->expect.ip.in6) ||
 	    (!ipv6_addr_equal(&ip->daddr, &target->local.ip.in6) && !target->any_local))
 		return XT_CONTINUE;
-	packet = (struct mp_packet) {
-		.skb = skb,
-		.par = par,
-		.target = target,
-		.udp = sizeof(*ip),
-		.tos = ipv6_get_dsfield(ip),
-		.ttl = ip->hop_limit,
-	};
-	return forward(&packet, true);
+	return forward(skb, par, target, true);
 }
 
 static int mediaproxy_check(const struct xt_tgchk_param *par)

@@ -19,7 +19,7 @@ LAB = ROOT / "tests" / "kernel" / "lab"
 PYTHON = sys.executable
 
 # The most that a path may cost over base, by what is printed.
-GOALS = {"rtp": 6000, "rtp-srtp": 11800, "srtp-rtp": 11800, "passing": 200}
+GOALS = {"rtp": 6000, "rtp-srtp": 11800, "srtp-rtp": 11800, "passing-legacy": 200, "passing-nft-target": 200}
 # What may grow by so much, of what.
 RATIOS = {"rtp-20000": ("rtp", 1.03), "rtp6": ("rtp", 1.15), "rtp-srtp6": ("rtp-srtp", 1.15)}
 # measure.sh's paths and directions, as they are printed
@@ -67,10 +67,12 @@ def measure(env: dict[str, str], options: list[str], paths: dict[str, str]) -> t
     done = subprocess.run(run, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True)
     print(done.stdout, file=sys.stderr)
     figures = {}
-    if passing := re.search(r"^passing the rule: (-?\d+)$", done.stdout, re.MULTILINE):
-        figures["passing"] = int(passing[1])
+    if passing := re.search(r"^passing the rule: (-?\d+), .* target: (-?\d+)$", done.stdout, re.MULTILINE):
+        whole, bare = int(passing[1]), int(passing[2])
+        end = env["IPTABLES"].removeprefix("iptables-")
+        figures |= {f"passing-{end}": whole, f"passing-{end}-target": whole - bare}
     for row in map(str.split, done.stdout.splitlines()):
-        if len(row) == 10 and row[1] in ("ab", "ba"):
+        if len(row) == 11 and row[1] in ("ab", "ba"):
             name = NAMES.get((row[0], row[1]), row[0])
             figures[name] = max(figures.get(name, 0), int(row[6]))
     return done.returncode == 0, figures
@@ -83,9 +85,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         env = build(Path(folder))
         passing = ["-p", f"{PYTHON} {HERE / 'module.py'} rtp"]
-        good, figures = measure(env, [*count, *passing], {"rtp": "rtp", "rtp-20000": "rtp 20000", "srtp": "srtp"})
-        good6, figures6 = measure(env, [*count, "-6"], {"rtp6": "rtp", "srtp6": "srtp"})
-    figures |= figures6
+        nft, legacy = env | {"IPTABLES": "iptables-nft"}, env | {"IPTABLES": "iptables-legacy"}
+        good, figures = measure(nft, [*count, *passing], {"rtp": "rtp", "rtp-20000": "rtp 20000", "srtp": "srtp"})
+        good6, figures6 = measure(env | {"IPTABLES": "ip6tables-nft"}, [*count, "-6"], {"rtp6": "rtp", "srtp6": "srtp"})
+        good_legacy, figures_legacy = measure(legacy, [*count, *passing], {"rtp-legacy": "rtp"})
+    figures |= figures6 | figures_legacy
     limits = GOALS | {name: int(figures.get(of, 0) * ratio) for name, (of, ratio) in RATIOS.items()}
     for name, figure in figures.items():
         goal = f"(at most {limits[name]})" if name in limits else ""
@@ -93,7 +97,7 @@ def main() -> int:
     missed = [name for name, most in limits.items() if name not in figures or figures[name] > most]
     for name in missed:
         print(f"missed: {name}")
-    return 1 if missed or not (good and good6) else 0
+    return 1 if missed or not (good and good6 and good_legacy) else 0
 
 
 if __name__ == "__main__":
