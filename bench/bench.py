@@ -35,7 +35,7 @@ RESULTS = HERE / "results"
 DOCUMENT = TOP / "docs" / "benchmarks.md"
 
 OUR_COMMAND = (
-    "{here}/../.venv/bin/rtpengine --foreground --table=-1 --ip={ip4} --ip6={ip6}"
+    "{here}/../.venv/bin/rtpengine --config-file=none --foreground --table=-1 --ip={ip4} --ip6={ip6}"
     " --listen-ng={ng} --listen-udp={udp} --listen-tcp={tcp}"
     " --port-min={port_min} --port-max={port_max} --log-level=3"
     # the default is offered first; F8 is off unless it is named

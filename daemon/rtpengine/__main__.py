@@ -79,7 +79,7 @@ def _bind_controls(options: config.Config) -> dict[str, socket.socket]:
             sockets[option] = bind(address, port)
         except OSError as error:
             reason = f"cannot listen on {address} port {port}: {error.strerror}"
-            raise config.ConfigError(f"--{option}: {reason}") from None
+            raise config.OptionError(option, reason) from None
     return sockets
 
 

@@ -1,7 +1,8 @@
-"""The command line: what can be said there, how it is checked, and the frozen :class:`Config` that comes out.
+"""The options: what can be said, how it is checked, and the frozen :class:`Config` that comes out.
 
-argparse reads it, with two differences that scripts rely on (daemon-process.md 1.2): a value may begin with a dash
-(``--table -1``), and arguments that are no options are ignored.
+argparse reads the command line, with two differences that scripts rely on (daemon-process.md 1.2): a value may begin
+with a dash (``--table -1``), and arguments that are no options are ignored. What the command line leaves open, the
+configuration file can say.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import os
 import platform
 import re
 import sys
-from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, ArgumentTypeError, HelpFormatter
+from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
-from rtpengine import __version__, packetpath, srtp
+from rtpengine import __version__, config_file, packetpath, srtp
 from rtpengine.log import FACILITIES
 from rtpengine.media import Learning
 
@@ -40,7 +43,16 @@ LOCAL_NETWORKS = tuple(map(ip_network, (*_LOCAL, "::1/128", "fc00::/7", "fe80::/
 
 
 class ConfigError(Exception):
-    """The command line cannot be used; the text is one line that names the option."""
+    """The options cannot be used; the text is one line that names the option, and the place in a file."""
+
+
+class OptionError(ConfigError):
+    """One option has a value that cannot be used; ``reason`` says why."""
+
+    def __init__(self, option: str, reason: object) -> None:
+        super().__init__(f"--{option}: {reason}")
+        self.option = option
+        self.reason = str(reason)
 
 
 class ListenEndpoint(NamedTuple):
@@ -57,12 +69,13 @@ class ListenEndpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the command line asked for, with every default filled in.
+    """What command line and configuration file asked for, with every default filled in.
 
     ``advertised_ip`` and ``advertised_ip6`` are never None where the address that they stand for is set.
     An empty ``control_allow`` serves every source; ``control_allow_implied``: nobody chose the networks in it.
     ``trust_sdp``: offers and answers without a flag are treated as if they had ``trust address``; ``ice_default`` is
     what counts as their ``ICE``. ``srtp_suites`` are names of ``srtp.SUITES``, the preferred ones first.
+    ``config_file`` is where the file is or would be, None if none is to be read.
     """
 
     table: int
@@ -92,6 +105,8 @@ class Config:
     srtp_suites: tuple[str, ...]
     control_allow: tuple[Network, ...]
     control_allow_implied: bool
+    config_file: str | None
+    config_section: str
 
     @property
     def listeners(self) -> dict[str, ListenEndpoint]:
@@ -101,20 +116,34 @@ class Config:
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """Read the arguments behind the program's name.
+    """Read the arguments behind the program's name, and the configuration file.
 
     Raise SystemExit: status 0 after ``--help`` or ``--version``, 255 after one line on standard error.
     """
     try:
-        values = _read_syntax(argv)
-        if values.pop("version"):
-            print(version_text())
-            raise SystemExit(0)
-        for step in _STEPS:
-            step(values)
-        return Config(**values)
+        return load(argv)
     except ConfigError as error:
         fail(error)
+
+
+def load(argv: Sequence[str]) -> Config:
+    """As :func:`parse`, but raise ConfigError where that ends the process with status 255."""
+    values = _read_syntax(argv, {})
+    if values["version"]:
+        print(version_text())
+        raise SystemExit(0)
+    path, said = _read_file(values["config_file"], values["config_section"])
+    values = _read_syntax(argv, {key: value for key, (value, _) in said.items()}) | {"config_file": path}
+    places = {key.replace("_", "-"): where for key, (value, where) in said.items() if values[key] == value}
+    del values["version"]
+    try:
+        for step in _STEPS:
+            step(values)
+    except OptionError as error:
+        if error.option not in places:
+            raise
+        raise ConfigError(f"{places[error.option]}: {error.option}: {error.reason}") from None
+    return Config(**values)
 
 
 def fail(error: Exception) -> NoReturn:
@@ -220,10 +249,19 @@ def _positive(default: int) -> Callable[[int], int]:
 
 
 def _pidfile(value: str) -> str:
-    """An absolute path, since the daemon changes its directory."""
     if not value:
         raise ValueError("the name of the file is empty")
-    return os.path.abspath(value)
+    return _absolute(value)
+
+
+def _absolute(path: str) -> str:
+    """The path as seen from where the daemon was started; it changes its directory."""
+    return path if os.path.isabs(path) else os.path.normpath(os.path.join(_start_directory(), path))
+
+
+@cache
+def _start_directory() -> str:
+    return os.getcwd()
 
 
 def _networks(value: str) -> tuple[Network, ...]:
@@ -276,6 +314,8 @@ _OPTIONS = (
     _Option("help", "h", "", "Print this list and exit"),
 )
 _MORE_OPTIONS = (
+    _Option("config-file", "", "FILE", f"INI file to read ({config_file.DEFAULT_FILE})"),
+    _Option("config-section", "", "NAME", "Which section of that file (%(default)s)", config_file.DEFAULT_SECTION),
     _Option("log-facility", "", "NAME", "Syslog facility: daemon, user, local0 ... (%(default)s)", "daemon"),
     _Option("log-stderr", "", "", "Log to standard error instead of syslog"),
     _Option("control-allow", "", "NET[,NET...]", "Sources that control requests are accepted from"),
@@ -343,10 +383,13 @@ _Values = dict[str, Any]
 _Step = Callable[[_Values], None]
 
 
-def _read_syntax(argv: Sequence[str]) -> _Values:
-    """Every option's value by its name with underscores, a string or an int; raise ConfigError or SystemExit."""
+def _read_syntax(argv: Sequence[str], said: _Values) -> _Values:
+    """Every option's value by its name with underscores, a string or an int; raise ConfigError or SystemExit.
+
+    ``said`` are the values of options that the arguments do not name, in the place of their defaults.
+    """
     try:
-        given, unknown = _parser().parse_known_args(list(_attach_values(argv)))
+        given, unknown = _parser().parse_known_args(list(_attach_values(argv)), Namespace(**said))
     except ArgumentError as error:
         # argparse names an option by all its spellings
         raise ConfigError(f"{str(error.argument_name).rpartition('/')[2]}: {error.message}") from None
@@ -382,6 +425,75 @@ def _attach_values(argv: Sequence[str]) -> Iterator[str]:
             yield word
 
 
+# Of the configuration file
+
+_FLAG_WORDS = dict.fromkeys(("yes", "true", "on", "1"), True) | dict.fromkeys(("no", "false", "off", "0"), False)
+_NOT_IN_FILE = ("version", "help", "config-file", "config-section")
+_NONE = "none"
+
+
+def _read_file(path: str | None, section: str) -> tuple[str | None, dict[str, tuple[Any, str]]]:
+    """The path of the file, None for no file, and what it says: each value as argparse gives it, and its place.
+
+    Only a file that was not named may be absent; ``path`` is None then. Raise ConfigError.
+    """
+    if path == _NONE:
+        return None, {}
+    file = config_file.DEFAULT_FILE if path is None else _absolute(path)
+    try:
+        settings = config_file.read(file, section)
+    except FileNotFoundError as error:
+        if path is None:
+            return file, {}
+        raise OptionError("config-file", f"{path!a}: {error.strerror}") from None
+    except config_file.FileError as error:
+        raise ConfigError(str(error)) from None
+    parser = _parser()
+    values: dict[str, tuple[Any, str]] = {}
+    for setting in settings:
+        where = config_file.place(file, setting.line)
+        try:
+            value = _setting_value(parser, setting)
+        except OptionError as error:
+            raise ConfigError(f"{where}: {error.option}: {error.reason}") from None
+        key = setting.key.replace("-", "_")
+        values.pop(key, None)
+        if value is not None:
+            values[key] = value, where
+    return file, values
+
+
+def _setting_value(parser: ArgumentParser, setting: config_file.Setting) -> object:
+    """The value as argparse gives it, None where the option is unset; raise OptionError."""
+    key, value = setting.key, setting.value
+    option = next((option for option in _OPTIONS + _MORE_OPTIONS if option.name == key), None)
+    if option is None:
+        raise OptionError(ascii(key)[1:-1], f"no such option{_suggestion(key)}")
+    if key in _NOT_IN_FILE:
+        raise OptionError(key, "has its place on the command line only")
+    if value == _NONE:
+        return None
+    if not option.metavar:
+        if value.lower() not in _FLAG_WORDS:
+            raise OptionError(key, "is yes or no (true or false, on or off, 1 or 0)")
+        return _FLAG_WORDS[value.lower()]
+    if option.metavar.endswith("...]"):
+        value = value.replace(";", ",")
+    try:
+        return getattr(parser.parse_args([f"--{key}={value}"]), key.replace("-", "_"))
+    except ArgumentError as error:
+        raise OptionError(key, error.message) from None
+
+
+def _suggestion(key: str) -> str:
+    names = [option.name for option in _OPTIONS + _MORE_OPTIONS if option.name not in _NOT_IN_FILE]
+    near = get_close_matches(key.lower().replace("_", "-"), names, 1)
+    return f", is it {near[0]}?" if near else ""
+
+
+# The steps
+
+
 def _read(name: str, reader: Callable[[Any], object], unit: str = "") -> _Step:
     """A step that checks one option by itself and files its value under the field's name, with the unit."""
     key = name.replace("-", "_")
@@ -391,50 +503,50 @@ def _read(name: str, reader: Callable[[Any], object], unit: str = "") -> _Step:
         try:
             values[key + unit] = None if value is None else reader(value)
         except ValueError as error:
-            raise ConfigError(f"--{name}: {error}") from None
+            raise OptionError(name, error) from None
 
     return step
 
 
 def _check_presence(values: _Values) -> None:
     if values["ip"] is None:
-        raise ConfigError("--ip: a local IPv4 address is mandatory")
+        raise OptionError("ip", "a local IPv4 address is mandatory")
     if values["listen_tcp"] is values["listen_udp"] is values["listen_ng"] is None:
-        raise ConfigError("--listen-ng: at least one of the control ports is mandatory")
+        raise OptionError("listen-ng", "at least one of the control ports is mandatory")
 
 
 def _check_advertised(values: _Values) -> None:
     if values["advertised_ip6"] and not values["ip6"]:
-        raise ConfigError("--advertised-ip6: needs --ip6")
+        raise OptionError("advertised-ip6", "needs --ip6")
     values["advertised_ip"] = values["advertised_ip"] or values["ip"]
     values["advertised_ip6"] = values["advertised_ip6"] or values["ip6"]
 
 
 def _check_listeners(values: _Values) -> None:
     if values["listen_ng"] and values["listen_ng"] == values["listen_udp"]:
-        raise ConfigError("--listen-ng: same address and port as --listen-udp")
+        raise OptionError("listen-ng", "same address and port as --listen-udp")
 
 
 def _check_redis(values: _Values) -> None:
     if values["redis"] and values["redis"].address == "::":
-        raise ConfigError("--redis: the address of the server is mandatory")
+        raise OptionError("redis", "the address of the server is mandatory")
     if values["redis"] and (values["redis_db"] is None or values["redis_db"] < 0):
-        raise ConfigError("--redis-db: a number of 0 or more is mandatory with --redis")
+        raise OptionError("redis-db", "a number of 0 or more is mandatory with --redis")
 
 
 def _check_ports(values: _Values) -> None:
     """There must be an even port and its successor, for RTP and RTCP."""
     low, high = values["port_min"], values["port_max"]
     if low >= high:
-        raise ConfigError(f"--port-max: {high} is not above --port-min ({low})")
+        raise OptionError("port-max", f"{high} is not above --port-min ({low})")
     if low + low % 2 + 1 > high:
-        raise ConfigError(f"--port-max: {low} to {high} has no even port with an odd one behind it")
+        raise OptionError("port-max", f"{low} to {high} has no even port with an odd one behind it")
 
 
 def _check_available(values: _Values) -> None:
     for name, reason in _UNAVAILABLE.items():
         if values.pop(name.replace("-", "_")) is not None:
-            raise ConfigError(f"--{name}: {reason} in this version")
+            raise OptionError(name, f"{reason} in this version")
 
 
 def _imply_networks(values: _Values) -> None:

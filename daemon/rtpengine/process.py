@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from rtpengine.config import ConfigError
+from rtpengine.config import OptionError
 
 # The kernel refuses more open files than fs.nr_open, whose default this is; then what the documentation promises.
 _OPEN_FILES = (1_048_576, 65_535)
@@ -75,13 +75,13 @@ def notify(state: str) -> bool:
 def write_pidfile(path: str) -> None:
     """Write our process id and a newline to ``path``, and remove the file at exit if it is still ours.
 
-    Raise ConfigError, which names the option.
+    Raise OptionError.
     """
     try:
         with open(path, "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
     except OSError as error:
-        raise ConfigError(f"--pidfile: cannot write {path!a}: {error.strerror}") from None
+        raise OptionError("pidfile", f"cannot write {path!a}: {error.strerror}") from None
     atexit.register(remove_pidfile, path)
 
 

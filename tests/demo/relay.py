@@ -13,7 +13,7 @@ from types import TracebackType
 from ng_client import NgClient, NgError
 
 DEFAULT_COMMAND = (
-    "{rtpengine} --foreground --log-stderr --log-level=6 --table=-1 --ip=127.0.0.1 {ip6}"
+    "{rtpengine} --config-file=none --foreground --log-stderr --log-level=6 --table=-1 --ip=127.0.0.1 {ip6}"
     " --listen-ng=127.0.0.1:{ng} --port-min={port_min} --port-max={port_max}"
 )
 _PORTS = 200

@@ -20,7 +20,7 @@ from rtpengine.config import ConfigError
 from rtpengine.daemon import Daemon
 from rtpengine.kernel import KernelTable
 
-LEAST = ["--ip=127.0.0.1", "--listen-ng=127.0.0.1:2223", "--table=3"]
+LEAST = ["--config-file=none", "--ip=127.0.0.1", "--listen-ng=127.0.0.1:2223", "--table=3"]
 
 
 def options(*more: str) -> config.Config:

@@ -19,7 +19,13 @@ from systemlab.netns import Lab
 from systemlab.ngclient import NgClient, drain
 
 START_FAILURE = 255
-BASE = {"--ip": "198.51.100.1", "--listen-ng": "127.0.0.1:2250", "--table": "-1", "--foreground": None}
+BASE = {
+    "--config-file": "none",
+    "--ip": "198.51.100.1",
+    "--listen-ng": "127.0.0.1:2250",
+    "--table": "-1",
+    "--foreground": None,
+}
 
 
 def _run(lab: Lab, *options: str) -> subprocess.CompletedProcess[str]:

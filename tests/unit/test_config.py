@@ -53,6 +53,8 @@ DEFAULTS = Config(
     ),
     control_allow=(),
     control_allow_implied=False,
+    config_file="/nonexistent/rtpengine.conf",
+    config_section="rtpengine",
 )
 
 
@@ -334,7 +336,8 @@ def test_help(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_option_of_the_help_is_tested_here() -> None:
     tested = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
     names = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
-    assert names - tested - set(config._UNAVAILABLE) == {"help", "version", "advertised-ip6"}
+    elsewhere = {"help", "version", "advertised-ip6", "config-file", "config-section"}
+    assert names - tested - set(config._UNAVAILABLE) == elsewhere
 
 
 def test_both_families_can_be_advertised() -> None:

@@ -68,6 +68,7 @@ DEFAULTS = {
     "num-threads": "one per CPU",
     "control-allow": "see below",
     "srtp-suites": "all but F8, NULL",
+    "config-file": next(o.text for o in OPTIONS if o.name == "config-file").partition("(")[2].rstrip(")"),
 }
 
 
@@ -459,6 +460,17 @@ def test_the_error_shown_is_the_one_that_comes(capsys: pytest.CaptureFixture[str
         config.parse([])
     assert end.value.code == config.EXIT_FAILURE
     assert f"`{capsys.readouterr().err.strip()}`" in README
+
+
+def test_the_example_of_a_file_is_accepted_and_its_mistake_is_on_that_line(tmp_path: Path) -> None:
+    text = re.findall(r"```ini\n(.*?)```", README, re.DOTALL)[0]
+    file = tmp_path / "rtpengine.conf"
+    file.write_text(text)
+    assert config.load([f"--config-file={file}"]).tos == 184
+    file.write_text(text.replace("184", "300"))
+    with pytest.raises(config.ConfigError) as error:
+        config.load([f"--config-file={file}"])
+    assert f"`rtpengine: /etc/rtpengine/{file.name}{str(error.value).removeprefix(str(file))}`" in README
 
 
 def test_example_command_lines_are_accepted() -> None:

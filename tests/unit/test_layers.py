@@ -32,7 +32,10 @@ LAYERS = {
         ),
     },
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
-    4: {"control", "control_tcp", "daemon", "config", "log", "process", "transport", "offload", "__main__"},
+    4: {
+        *("control", "control_tcp", "daemon", "config", "config_file", "log", "process"),
+        *("transport", "offload", "__main__"),
+    },
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 

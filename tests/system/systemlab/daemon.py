@@ -40,7 +40,7 @@ class Daemon:
         self._clients: list[NgClient] = []
         address6 = [f"--ip6={lab.relay.address(6)}"] if ipv6 else []
         self.command = [
-            str(PROGRAM), "--foreground", "--log-stderr", "--log-level=6", "--table=-1",
+            str(PROGRAM), "--config-file=none", "--foreground", "--log-stderr", "--log-level=6", "--table=-1",
             f"--ip={lab.relay.address(4)}", *address6, f"--listen-ng={ng}", *options,
         ]  # fmt: skip
         with self.log_file.open("ab") as log, lab.relay.inside():
