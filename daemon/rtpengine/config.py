@@ -13,14 +13,14 @@ import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
-from rtpengine import __version__, config_file, packetpath, srtp
+from rtpengine import __version__, b2bua, config_file, packetpath, srtp
 from rtpengine.log import FACILITIES
 from rtpengine.media import Learning
 
@@ -76,6 +76,7 @@ class Config:
     ``trust_sdp``: offers and answers without a flag are treated as if they had ``trust address``; ``ice_default`` is
     what counts as their ``ICE``. ``srtp_suites`` are names of ``srtp.SUITES``, the preferred ones first.
     ``config_file`` is where the file is or would be, None if none is to be read.
+    ``b2b_url`` may hold a password.
     """
 
     table: int
@@ -107,6 +108,7 @@ class Config:
     control_allow_implied: bool
     config_file: str | None
     config_section: str
+    b2b_url: str | None = field(repr=False)
 
     @property
     def listeners(self) -> dict[str, ListenEndpoint]:
@@ -309,7 +311,7 @@ _OPTIONS = (
     _Option("port-max", "M", "INT", "Highest port for media (%(default)s)", DEFAULT_PORT_MAX),
     _Option("redis", "r", "IP:PORT", "Redis database (not in this version)"),
     _Option("redis-db", "R", "INT", "Number of the Redis database (not in this version)"),
-    _Option("b2b-url", "b", "STRING", "XML-RPC URL of a B2BUA (not in this version)"),
+    _Option("b2b-url", "b", "STRING", "XML-RPC URL that calls without media are reported to"),
     _Option("log-level", "L", "INT", "Log up to this level, 0 to 7 (%(default)s)", DEFAULT_LOG_LEVEL),
     _Option("help", "h", "", "Print this list and exit"),
 )
@@ -340,7 +342,6 @@ _CHOICES = {
 _UNAVAILABLE = {
     "redis": "Redis is not available",
     "redis-db": "Redis is not available",
-    "b2b-url": "XML-RPC notification is not available",
 }
 
 
@@ -583,6 +584,7 @@ _STEPS: tuple[_Step, ...] = (
     _read("endpoint-learning", lambda name: Learning[name.upper()]),
     _read("num-threads", _within(1, MAX_THREADS)),
     _read("poll-pause", _within(0, MAX_POLL_PAUSE_US), "_us"),
+    _read("b2b-url", b2bua.check_url),
     _check_available,
     _imply_networks,
 )

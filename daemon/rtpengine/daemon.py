@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from rtpengine import __version__, control_tcp
+from rtpengine.b2bua import B2bua
 from rtpengine.call import Call
 from rtpengine.config import Config
 from rtpengine.control import DatagramListener, DatagramProtocol, NgProtocol, RtpproxyProtocol
@@ -58,9 +59,10 @@ class Daemon:
         if self.offload is not None:
             self.offload.context = lambda stream: call_context(*self.transport.owners[stream])
         limits = Limits(config.timeout_s, config.silent_timeout_s)
+        self.b2bua = B2bua(config.b2b_url) if config.b2b_url is not None else None
         self._suites = config.srtp_suites
         self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
-        self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), _log_end)
+        self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), self._ended)
         self.listeners = [
             DatagramListener(sock, self._protocol(option, config), config.control_allow)
             for option, sock in sockets.items()
@@ -110,6 +112,8 @@ class Daemon:
         self.path.close()
         if self.offload is not None:
             self.offload.close()
+        if self.b2bua is not None:
+            self.b2bua.close()
         self.tcp.close()
         for listener in self.listeners:
             listener.sock.close()
@@ -152,6 +156,12 @@ class Daemon:
         if self._certificate.expires_soon(datetime.now(UTC)):
             self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
             log.info("new certificate for DTLS")
+
+    def _ended(self, call: Call, reason: str, now: float) -> None:
+        with call_context(call.call_id):
+            if self.b2bua is not None and reason == "timeout":
+                self.b2bua.call_timed_out([leg.tag for leg in call.legs])
+            log_final_statistics(call, reason, now)
 
     def _on_events(self) -> None:
         now = time.monotonic()
@@ -204,8 +214,3 @@ def _port_pools(config: Config) -> dict[int, PortPool]:
 
 def _advertised(config: Config) -> dict[int, str]:
     return {IPV4: config.advertised_ip} | ({IPV6: config.advertised_ip6} if config.advertised_ip6 else {})
-
-
-def _log_end(call: Call, reason: str, now: float) -> None:
-    with call_context(call.call_id):
-        log_final_statistics(call, reason, now)

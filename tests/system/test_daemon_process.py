@@ -57,7 +57,7 @@ REFUSED: list[tuple[dict[str, str | None], str]] = [
     ({"--listen-udp": "203.0.113.200:2222"}, "--listen-udp"),
     ({"--listen-tcp": "203.0.113.200:2222"}, "--listen-tcp"),
     ({"--redis": "127.0.0.1:6379"}, "--redis"),
-    ({"--b2b-url": "http://127.0.0.1/"}, "--b2b-url"),
+    ({"--b2b-url": "127.0.0.1"}, "--b2b-url"),
     ({"--tos": "256"}, "--tos"),
     ({"--tos": "-1"}, "--tos"),
     ({"--tos": "12x"}, "--tos"),

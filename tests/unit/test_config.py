@@ -55,6 +55,7 @@ DEFAULTS = Config(
     control_allow_implied=False,
     config_file="/nonexistent/rtpengine.conf",
     config_section="rtpengine",
+    b2b_url=None,
 )
 
 
@@ -80,6 +81,8 @@ OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("timeout", "o", "-5", {}),
     ("silent-timeout", "s", "20", {"silent_timeout_s": 20}),
     ("silent-timeout", "s", "-1", {}),
+    ("b2b-url", "b", "http://127.0.0.1:8090/x", {"b2b_url": "http://127.0.0.1:8090/x"}),
+    ("b2b-url", "b", "https://u:p%40@[::1]", {"b2b_url": "https://u:p%40@[::1]"}),
     ("pidfile", "p", "/run/x.pid", {"pidfile": "/run/x.pid"}),
     ("pidfile", "p", "-x", {"pidfile": os.path.abspath("-x")}),
     ("port-min", "m", "1", {"port_min": 1}),
@@ -259,10 +262,24 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         (["--srtp-suites=AES_CM_128_HMAC_SHA1_80,"], "--srtp-suites: '' is none of "),
         *[(["--control-allow", text], "--control-allow: ") for text in ("", "x", "10.0.0.0/33", "10.0.0.0/8,")],
         (["--pidfile="], "--pidfile: "),
+        *[
+            (["--b2b-url", text], "--b2b-url: not a URL that begins with http:// or https://")
+            for text in ("", "x", "ftp://x/", "//x/", "http:/\t/x", "http://x/ y", "http://x/\u00e9")
+        ],
+        *[
+            (["--b2b-url", text], "--b2b-url: the URL names no host, or a port that is none")
+            for text in (
+                "http://",
+                "https:///x",
+                "http://u:secret@/x",
+                "http://x:0/",
+                "http://x:secret/",
+                "http://[::1/",
+            )
+        ],
         # parts that do not exist yet
         (["--redis=127.0.0.1:6379", "--redis-db=1"], "--redis: Redis is not available in this version"),
         (["--redis-db=1"], "--redis-db: Redis is not available in this version"),
-        (["--b2b-url=http://x/"], "--b2b-url: XML-RPC notification is not available in this version"),
     ],
     ids=lambda value: repr(value)[:60],
 )
