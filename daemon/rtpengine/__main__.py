@@ -71,10 +71,17 @@ def _open_kernel_table(options: config.Config, root: Path) -> tuple[KernelTable 
 
 
 def _bind_controls(options: config.Config) -> dict[str, socket.socket]:
-    """The control sockets by option."""
+    """The control sockets by option, and that of HTTP."""
     sockets = {}
-    for option, (address, port) in options.listeners.items():
-        bind = control_tcp.bind if option == "listen-tcp" else control.bind
+    binders: dict[str, Callable[[str, int], socket.socket]] = {"listen-tcp": control_tcp.bind}
+    wanted = options.listeners
+    if options.listen_http is not None:
+        from rtpengine import web  # not before it is wanted: see there
+
+        wanted["listen-http"] = options.listen_http
+        binders["listen-http"] = web.bind
+    for option, (address, port) in wanted.items():
+        bind = binders.get(option, control.bind)
         try:
             sockets[option] = bind(address, port)
         except OSError as error:
@@ -85,7 +92,7 @@ def _bind_controls(options: config.Config) -> dict[str, socket.socket]:
 
 def _warnings(options: config.Config, descriptors: int) -> list[str]:
     """What an operator should know although it does not stop the daemon."""
-    warnings = [config.control_warning(options)]
+    warnings = [config.control_warning(options), config.http_warning(options)]
     for option, address in (("--ip", options.ip), ("--ip6", options.ip6)):
         if address is not None and not _is_local(address):
             warnings.append(f"{option}: {address} is not an address of this machine now, media cannot reach it")

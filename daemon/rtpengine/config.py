@@ -77,6 +77,7 @@ class Config:
     what counts as their ``ICE``. ``srtp_suites`` are names of ``srtp.SUITES``, the preferred ones first.
     ``config_file`` is where the file is or would be, None if none is to be read.
     ``b2b_url`` may hold a password.
+    ``http_allow`` are the networks that ``listen_http`` serves besides this host, ``http_name`` its names.
     """
 
     table: int
@@ -109,6 +110,9 @@ class Config:
     config_file: str | None
     config_section: str
     b2b_url: str | None = field(repr=False)
+    listen_http: ListenEndpoint | None
+    http_allow: tuple[Network, ...]
+    http_name: tuple[str, ...]
 
     @property
     def listeners(self) -> dict[str, ListenEndpoint]:
@@ -179,6 +183,16 @@ def control_warning(config: Config) -> str | None:
     )
 
 
+def http_warning(config: Config) -> str | None:
+    """The line that an operator should see whose HTTP port is open to more than this host; else None."""
+    if config.listen_http is None or config.listen_http.is_loopback:
+        return None
+    return (
+        f"--listen-http ({config.listen_http.address}) not on loopback, and HTTP has no authentication here: "
+        "everybody in --http-allow can see all calls"
+    )
+
+
 def help_text() -> str:
     """What ``--help`` prints: the options, in the order of the documentation."""
     return _parser().format_help()
@@ -230,6 +244,11 @@ def _endpoint(value: str) -> ListenEndpoint:
     return ListenEndpoint("::" if address == "0.0.0.0" else address, int(match["port"]))
 
 
+def _http_endpoint(value: str) -> ListenEndpoint:
+    """As other listeners, but that a port alone means this host only."""
+    return _endpoint(f"127.0.0.1:{value}" if value.isdigit() else value)
+
+
 def _endpoint4(value: str) -> ListenEndpoint:
     if "[" in value:
         raise ValueError(f"{value!a} is not an IPv4 endpoint")
@@ -268,6 +287,18 @@ def _start_directory() -> str:
 
 def _networks(value: str) -> tuple[Network, ...]:
     return tuple(ip_network(text.strip(), strict=False) for text in value.split(","))
+
+
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9])?")
+
+
+def _names(value: str) -> tuple[str, ...]:
+    """Host names in any case."""
+    names = tuple(name.strip().lower() for name in value.split(","))
+    wrong = next((name for name in names if not _NAME.fullmatch(name)), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong!a} is not a host name")
+    return names
 
 
 def _suites(value: str) -> tuple[str, ...]:
@@ -327,6 +358,9 @@ _MORE_OPTIONS = (
     _Option("endpoint-learning", "", "MODE", "heuristic, delayed, immediate or off (%(default)s)", "heuristic"),
     _Option("num-threads", "", "INT", f"Media threads, 1 to {MAX_THREADS} (one per CPU)", _CPUS),
     _Option("poll-pause", "", "USECS", "Longest pause between polls, 0 for none (%(default)s)", DEFAULT_POLL_PAUSE_US),
+    _Option("listen-http", "", "[IP:]PORT", "HTTP port: metrics, status page, NG (a port alone: loopback)"),
+    _Option("http-allow", "", "NET[,NET...]", "Sources that HTTP serves besides this host"),
+    _Option("http-name", "", "NAME[,NAME...]", "Host names that HTTP answers to"),
 )
 _WITH_VALUE = [option for option in _OPTIONS + _MORE_OPTIONS if option.metavar]
 
@@ -528,6 +562,17 @@ def _check_listeners(values: _Values) -> None:
         raise OptionError("listen-ng", "same address and port as --listen-udp")
 
 
+def _check_http(values: _Values) -> None:
+    port = values["listen_http"]
+    for name in ("http-allow", "http-name"):
+        key = name.replace("-", "_")
+        if port is None and values[key]:
+            raise OptionError(name, "needs --listen-http")
+        values[key] = values[key] or ()
+    if port is not None and not port.is_loopback and not values["http_allow"]:
+        raise OptionError("listen-http", f"{port.address} is not on loopback, say whom to serve with --http-allow")
+
+
 def _check_redis(values: _Values) -> None:
     if values["redis"] and values["redis"].address == "::":
         raise OptionError("redis", "the address of the server is mandatory")
@@ -585,6 +630,10 @@ _STEPS: tuple[_Step, ...] = (
     _read("num-threads", _within(1, MAX_THREADS)),
     _read("poll-pause", _within(0, MAX_POLL_PAUSE_US), "_us"),
     _read("b2b-url", b2bua.check_url),
+    _read("listen-http", _http_endpoint),
+    _read("http-allow", _networks),
+    _read("http-name", _names),
+    _check_http,
     _check_available,
     _imply_networks,
 )

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Collection
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Protocol
+from typing import Any, Protocol
 
 from rtpengine import ProtocolError, ResourceError, ng, rtpproxy
 from rtpengine.log import RateLimited, call_context
@@ -85,6 +85,10 @@ class NgProtocol:
 
     def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
         """Run a command; a bad one ends as one error reply."""
+        return ng.serialize(cookie, self.reply(request, source, now, wall)), True
+
+    def reply(self, request: bytes, source: str, now: float, wall: float) -> dict[str, Any]:
+        """What :meth:`answer` serializes."""
         call_id = ""
         try:
             command = ng.parse(request, self._defaults)
@@ -92,12 +96,12 @@ class NgProtocol:
             with call_context(call_id):
                 reply = self._service.execute(command, now, wall)
                 log.info("%s from %s: %s", command.name, source, reply["result"])
-                return ng.serialize(cookie, reply), True
+                return reply
         except (ProtocolError, ResourceError) as error:
             level = logging.WARNING if isinstance(error, ResourceError) else logging.INFO
             with call_context(call_id):
                 log.log(level, "refused a request from %s: %s", source, error)
-            return ng.serialize(cookie, ng.error(str(error))), True
+            return dict(ng.error(str(error)))
 
     def call_id(self, request: bytes) -> str:
         """As the request names it; a request that cannot be read names none."""

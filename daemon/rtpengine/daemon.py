@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rtpengine import __version__, control_tcp
 from rtpengine.b2bua import B2bua
@@ -34,10 +35,16 @@ from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService, log_final_statistics
 from rtpengine.table import CallTable, Limits
 from rtpengine.transport import PacketTransport
+from rtpengine.web_guard import Guard
+
+if TYPE_CHECKING:
+    from rtpengine.web import WebServer
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+# A loop that is so late with its tick keeps signalling waiting.
+LATE_S = 10.0
 CACHE_GENERATION_S = 30.0
 # A call that ends is freed by reference count; the collector, by default after 700 new objects, finds next to nothing.
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -46,7 +53,7 @@ GC_THRESHOLDS = (50_000, 20, 100)
 class Daemon:
     """All parts of one running daemon; ``run`` returns when a signal has asked for the end.
 
-    ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp.
+    ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp, listen-http.
     ``kernel`` forwards established streams; None: everything stays in userspace.
     """
 
@@ -63,11 +70,16 @@ class Daemon:
         self._suites = config.srtp_suites
         self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
         self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), self._ended)
+        self.ng = NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp, ice_default=config.ice_default)
         self.listeners = [
             DatagramListener(sock, self._protocol(option, config), config.control_allow)
             for option, sock in sockets.items()
-            if option != "listen-tcp"
+            if option in ("listen-ng", "listen-udp")
         ]
+        self.http_socket = sockets.get("listen-http")
+        self.web: WebServer | None = self._web_server(config) if self.http_socket is not None else None
+        self._ticked = time.monotonic()
+        self._stopping = False
         self.tcp_socket = sockets.get("listen-tcp")
         openser = OpenserService(self.table, lambda: self._last_second)
         self.tcp = control_tcp.Server(openser, config.control_allow)
@@ -84,7 +96,21 @@ class Daemon:
     def _protocol(self, option: str, config: Config) -> DatagramProtocol:
         if option == "listen-udp":
             return RtpproxyProtocol(RtpproxyService(self.table, config.ip))
-        return NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp, ice_default=config.ice_default)
+        return self.ng
+
+    def _web_server(self, config: Config) -> WebServer:
+        from rtpengine.web import Health, WebServer  # not before it is wanted: see there
+
+        controllers = () if config.control_allow_implied else config.control_allow
+        guard = Guard(config.http_allow, controllers, {*config.http_name, socket.gethostname().lower()})
+        return WebServer(guard, self.ng, Health(self._failing, self._unready), {})
+
+    def _failing(self) -> str:
+        late = time.monotonic() - self._ticked
+        return f"the one-second tick is {late:.0f} seconds late" if late > LATE_S else ""
+
+    def _unready(self) -> str:
+        return "ending" if self._stopping else ""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT; ``ready`` is called once everything listens."""
@@ -95,6 +121,8 @@ class Daemon:
             loop.add_reader(listener.sock, listener.on_readable)
         if self.tcp_socket is not None:
             await self.tcp.listen(self.tcp_socket)
+        if self.web is not None and self.http_socket is not None:
+            await self.web.listen(self.http_socket)
         loop.add_reader(self.path.fileno(), self._on_events)
         self.table.arm = self._arm
         ticking = loop.create_task(self._tick_forever())
@@ -103,8 +131,11 @@ class Daemon:
         log.info("rtpengine %s is ready", __version__)
         ready()
         await stop.wait()
+        self._stopping = True
         ticking.cancel()
         log.info("rtpengine %s ends with %d calls", __version__, len(self.table))
+        if self.web is not None:
+            await self.web.close()
         self.close()
 
     def close(self) -> None:
@@ -131,6 +162,7 @@ class Daemon:
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            self._ticked = time.monotonic()
             # The kernel's news first: what it has forwarded keeps calls alive.
             for tick in (self.offload.tick, self._tick) if self.offload is not None else (self._tick,):
                 try:
@@ -148,9 +180,12 @@ class Daemon:
             self._rotate_at = now + CACHE_GENERATION_S
             for listener in self.listeners:
                 listener.cache.rotate()
+            if self.web is not None:
+                self.web.cache.rotate()
         refused = self.tcp.refused + sum(listener.refused for listener in self.listeners)
+        refused += self.web.refused if self.web is not None else 0
         if refused > self._refused_logged:
-            log.warning("--control-allow kept out %d control requests", refused - self._refused_logged)
+            log.warning("--control-allow and --http-allow kept out %d requests", refused - self._refused_logged)
             self._refused_logged = refused
 
         if self._certificate.expires_soon(datetime.now(UTC)):

@@ -56,6 +56,9 @@ DEFAULTS = Config(
     config_file="/nonexistent/rtpengine.conf",
     config_section="rtpengine",
     b2b_url=None,
+    listen_http=None,
+    http_allow=(),
+    http_name=(),
 )
 
 
@@ -108,6 +111,9 @@ OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("num-threads", "", str(MAX_WORKERS), {"num_threads": MAX_WORKERS}),
     ("poll-pause", "", "0", {"poll_pause_us": 0}),
     ("poll-pause", "", str(MAX_PAUSE_US), {"poll_pause_us": MAX_PAUSE_US}),
+    ("listen-http", "", "8080", {"listen_http": ListenEndpoint("127.0.0.1", 8080)}),
+    ("listen-http", "", "127.9.9.9:1", {"listen_http": ListenEndpoint("127.9.9.9", 1)}),
+    ("listen-http", "", "[::1]:65535", {"listen_http": ListenEndpoint("::1", 65535)}),
 ]
 FLAGS = [("no-fallback", "F"), ("foreground", "f"), ("log-stderr", ""), ("trust-sdp", "")]
 
@@ -277,6 +283,17 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
                 "http://[::1/",
             )
         ],
+        # HTTP
+        *[([f"--listen-http={text}"], "--listen-http: ") for text in ("", "0", "65536", "x", "localhost:80", "::1:5")],
+        (["--listen-http=0.0.0.0:80"], "--listen-http: :: is not on loopback, say whom to serve with --http-allow"),
+        (["--listen-http=192.0.2.1:80", "--http-name=a"], "--listen-http: 192.0.2.1 is not on loopback, say whom "),
+        (["--http-allow=192.0.2.0/24"], "--http-allow: needs --listen-http"),
+        (["--http-name=media.example"], "--http-name: needs --listen-http"),
+        *[(["--listen-http=80", f"--http-allow={text}"], "--http-allow: ") for text in ("", "x", "10.0.0.0/33")],
+        *[
+            (["--listen-http=80", f"--http-name={t}"], "--http-name: ")
+            for t in ("", "a,", "a b", "a:80", "-a", "\u00e9")
+        ],
         # parts that do not exist yet
         (["--redis=127.0.0.1:6379", "--redis-db=1"], "--redis: Redis is not available in this version"),
         (["--redis-db=1"], "--redis-db: Redis is not available in this version"),
@@ -291,6 +308,17 @@ def test_what_ends_start_up(arguments: list[str], start: str, capsys: pytest.Cap
 def test_any_control_port_is_enough(option: str) -> None:
     result = config.parse([LEAST[0], f"--{option}=127.0.0.1:5000"])
     assert result.listeners == {option: ListenEndpoint("127.0.0.1", 5000)}
+
+
+def test_http_beyond_this_host() -> None:
+    result = config.parse([*LEAST, "--listen-http=[::]:80", "--http-allow=192.0.2.7, ::/0", "--http-name=A.b, c-d"])
+    assert result.listen_http == ListenEndpoint("::", 80)
+    assert result.http_allow == (ip_network("192.0.2.7/32"), ip_network("::/0"))
+    assert result.http_name == ("a.b", "c-d")
+    assert "--listen-http (::) not on loopback" in str(config.http_warning(result))
+    assert config.http_warning(config.parse([*LEAST, "--listen-http=80", "--http-allow=::/0"])) is None
+    assert config.http_warning(DEFAULTS) is None
+    assert "listen-http" not in result.listeners, "it serves those who are named, not who may control calls"
 
 
 def test_one_open_control_port_is_enough_to_warn() -> None:
@@ -353,7 +381,7 @@ def test_help(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_option_of_the_help_is_tested_here() -> None:
     tested = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
     names = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
-    elsewhere = {"help", "version", "advertised-ip6", "config-file", "config-section"}
+    elsewhere = {"help", "version", "advertised-ip6", "config-file", "config-section", "http-allow", "http-name"}
     assert names - tested - set(config._UNAVAILABLE) == elsewhere
 
 

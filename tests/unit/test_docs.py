@@ -30,6 +30,7 @@ from rtpengine import (
     sdp,
     table,
     targets,
+    web,
 )
 from rtpengine.__main__ import FEW_DESCRIPTORS
 from rtpengine.call import RETIREMENT_S
@@ -48,6 +49,7 @@ PROTOCOL = (ROOT / "docs" / "ng-protocol.md").read_text()
 MEDIA = (ROOT / "docs" / "media.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 OLDER = (ROOT / "docs" / "older-protocols.md").read_text()
+HTTP = (ROOT / "docs" / "http.md").read_text()
 UDP, TCP = OLDER.partition("\n## rtpproxy over UDP\n")[2].split("\n## mediaproxy over TCP\n")
 REFERENCE = README + PROTOCOL + MEDIA + OLDER
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -63,6 +65,7 @@ DEFAULTS = {
     **dict.fromkeys(("version", "help"), ""),
     "ip": "mandatory",
     **dict.fromkeys(("listen-tcp", "listen-udp", "listen-ng", "redis", "redis-db", "b2b-url"), "none"),
+    **dict.fromkeys(("listen-http", "http-allow", "http-name"), "none"),
     "advertised-ip": "as `--ip`",
     "advertised-ip6": "as `--ip6`",
     "num-threads": "one per CPU",
@@ -270,6 +273,10 @@ NUMBERS = [
     (TCP, f"| Silence | {control_tcp.IDLE_S:.0f} seconds "),
     (TCP, f"| Reply that is not read | {control_tcp.MAX_UNREAD} bytes |"),
     (TCP, f"< Version: {rtpengine.__version__} "),
+    (HTTP, f"| Connections | {web.MAX_CONNECTIONS} |"),
+    (HTTP, f"| Body of a request | {web.MAX_BODY} bytes, not"),
+    (HTTP, f"what was asked for | {web.REQUEST_S:.0f} seconds without"),
+    (HTTP, f"of a connection | {web.KEEP_ALIVE_S:.0f} seconds |"),
 ]
 
 

@@ -13,7 +13,7 @@ LAYERS = {
     0: {"__init__", "media"},
     1: {
         *("sdp", "attributes", "srtp", "stun", "dtls_records", "bencode", "ng", "ng_keys"),
-        *("rtpproxy", "openser", "recognize", "targets"),
+        *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard"),
     },
     2: {
         *("offers", "rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
@@ -34,7 +34,7 @@ LAYERS = {
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
     4: {
         *("control", "control_tcp", "daemon", "config", "config_file", "log", "process"),
-        *("transport", "offload", "__main__"),
+        *("transport", "offload", "web", "__main__"),
     },
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
@@ -52,7 +52,15 @@ CLOCKS = {"now", "utcnow", "today"}
 PURE_LAYERS = (0, 1, 2)
 
 # Third-party packages, each with the layers that may use it.
-OUTSIDE = {"bencodepy": {1}, "OpenSSL": {2}, "cryptography": {2}, "cffi": {3}, "redis": {3}}
+OUTSIDE = {
+    "aiohttp": {4},
+    "prometheus_client": {4},
+    "bencodepy": {1},
+    "OpenSSL": {2},
+    "cryptography": {2},
+    "cffi": {3},
+    "redis": {3},
+}
 
 
 def imported(source: str) -> list[tuple[int, str]]:
