@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rtpengine import NOTICE, config, control, control_tcp, log, process
@@ -22,7 +23,8 @@ FEW_DESCRIPTORS = 4096
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon with these arguments (default: the process's); return the exit status."""
-    options = config.parse(sys.argv[1:] if argv is None else argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    options = config.parse(arguments)
     descriptors = process.raise_limits()
     try:
         kernel, notes = _open_kernel_table(options, ROOT)
@@ -37,14 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log.log(level, "%s", note)
     for warning in _warnings(options, descriptors):
         _log.warning("%s", warning)
-    return _serve(options, sockets, kernel, ready)
+    return _serve(Daemon(options, sockets, kernel, partial(config.load, arguments)), ready)
 
 
-def _serve(
-    options: config.Config, sockets: dict[str, socket.socket], kernel: KernelTable | None, ready: Callable[[], None]
-) -> int:
+def _serve(daemon: Daemon, ready: Callable[[], None]) -> int:
     try:
-        asyncio.run(Daemon(options, sockets, kernel).run(ready))
+        asyncio.run(daemon.run(ready))
     except Exception:
         _log.exception("the daemon has failed")
         return config.EXIT_FAILURE

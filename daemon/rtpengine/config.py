@@ -33,6 +33,7 @@ DEFAULT_SILENT_TIMEOUT_S = 3_600
 DEFAULT_PORT_MIN = 30_000
 DEFAULT_PORT_MAX = 40_000
 DEFAULT_LOG_LEVEL = 6
+DEFAULT_DRAIN_TIMEOUT_S = 3_600
 ICE_MODES = ("optional", "default", "remove", "force")
 
 Network = IPv4Network | IPv6Network
@@ -99,6 +100,8 @@ class Config:
     log_level: int
     log_stderr: bool
     log_facility: str
+    max_sessions: int
+    drain_timeout_s: int
     num_threads: int
     endpoint_learning: Learning
     poll_pause_us: int
@@ -203,6 +206,7 @@ def version_text() -> str:
     return f"rtpengine {__version__} (Python {platform.python_version()}, {platform.machine()})"
 
 
+_MAX_INTEGER = (1 << 31) - 1
 # leading zeros aside, 32 bits need 11 digits; int() refuses thousands of them with an error of its own
 _INTEGER = re.compile(r"[+-]?(?:0x[0-9a-f]{1,40}|0[0-7]{0,40}|[1-9][0-9]{0,40})", re.ASCII | re.IGNORECASE)
 
@@ -351,6 +355,8 @@ _MORE_OPTIONS = (
     _Option("config-section", "", "NAME", "Which section of that file (%(default)s)", config_file.DEFAULT_SECTION),
     _Option("log-facility", "", "NAME", "Syslog facility: daemon, user, local0 ... (%(default)s)", "daemon"),
     _Option("log-stderr", "", "", "Log to standard error instead of syslog"),
+    _Option("max-sessions", "", "INT", "Refuse new calls beyond so many, 0 for no limit (%(default)s)", 0),
+    _Option("drain-timeout", "", "SECS", "End of a drain, 0 for none (%(default)s)", DEFAULT_DRAIN_TIMEOUT_S),
     _Option("control-allow", "", "NET[,NET...]", "Sources that control requests are accepted from"),
     _Option("trust-sdp", "", "", "Without a flag, trust the addresses in the SDP"),
     _Option("ice-default", "", "MODE", "ICE for ng: optional, default, remove or force (%(default)s)", "optional"),
@@ -624,6 +630,8 @@ _STEPS: tuple[_Step, ...] = (
     _read("port-min", _within(1, 65_535)),
     _read("port-max", _within(1, 65_535)),
     _check_ports,
+    _read("max-sessions", _within(0, _MAX_INTEGER)),
+    _read("drain-timeout", _within(0, _MAX_INTEGER), "_s"),
     _read("control-allow", _networks),
     _read("srtp-suites", _suites),
     _read("endpoint-learning", lambda name: Learning[name.upper()]),

@@ -81,7 +81,7 @@ class NgProtocol:
 
     def __init__(self, service: NgService, *, trust_sdp: bool = False, ice_default: str = "optional") -> None:
         self._service = service
-        self._defaults = Defaults(trust_sdp, ice_default)
+        self.defaults = Defaults(trust_sdp, ice_default)
 
     def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
         """Run a command; a bad one ends as one error reply."""
@@ -91,14 +91,14 @@ class NgProtocol:
         """What :meth:`answer` serializes."""
         call_id = ""
         try:
-            command = ng.parse(request, self._defaults)
+            command = ng.parse(request, self.defaults)
             call_id = getattr(command, "call_id", "")
             with call_context(call_id):
                 reply = self._service.execute(command, now, wall)
                 log.info("%s from %s: %s", command.name, source, reply["result"])
                 return reply
         except (ProtocolError, ResourceError) as error:
-            level = logging.WARNING if isinstance(error, ResourceError) else logging.INFO
+            level = error.level if isinstance(error, ResourceError) else logging.INFO
             with call_context(call_id):
                 log.log(level, "refused a request from %s: %s", source, error)
             return dict(ng.error(str(error)))
@@ -106,7 +106,7 @@ class NgProtocol:
     def call_id(self, request: bytes) -> str:
         """As the request names it; a request that cannot be read names none."""
         try:
-            return getattr(ng.parse(request, self._defaults), "call_id", "")
+            return getattr(ng.parse(request, self.defaults), "call_id", "")
         except ProtocolError:
             return ""
 
@@ -160,7 +160,7 @@ class DatagramListener:
         self.cache = ReplyCache()
         self.refused = 0
         self._protocol = protocol
-        self._allowed = allowed
+        self.allowed = allowed
         self._monotonic = monotonic
         self._wall = wall
         self._strangers = RateLimited(log, monotonic)
@@ -178,7 +178,7 @@ class DatagramListener:
             self._answer(datagram, source)
 
     def _answer(self, datagram: bytes, source: Source) -> None:
-        if self._allowed and not self._is_allowed(source):
+        if self.allowed and not self._is_allowed(source):
             self.refused += 1
             return
         try:
@@ -205,7 +205,7 @@ class DatagramListener:
 
     def _is_allowed(self, source: Source) -> bool:
         address = ip_address(source[0].partition("%")[0].removeprefix("::ffff:"))
-        return any(address in network for network in self._allowed)
+        return any(address in network for network in self.allowed)
 
     def _execute(self, cookie: bytes, request: bytes, source: Source) -> bytes:
         """Have a request answered; what our own faults do to it ends here, with a traceback and an error reply."""

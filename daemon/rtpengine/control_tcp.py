@@ -130,7 +130,7 @@ class Server:
         self.monotonic = monotonic
         self.refused = 0
         self._service = service
-        self._allowed = allowed
+        self.allowed = allowed
         # A dictionary for its order: `controls` lists the newest first.
         self._connections: dict[Connection, None] = {}
         self._warnings = RateLimited(log, monotonic)
@@ -172,7 +172,7 @@ class Server:
 
     def admit(self, connection: Connection, source: str) -> bool:
         """Take a new connection in, unless access or number forbid it."""
-        if self._allowed and not any(ip_address(source) in network for network in self._allowed):
+        if self.allowed and not any(ip_address(source) in network for network in self.allowed):
             self.refused += 1
             return False
         if len(self._connections) >= MAX_CONNECTIONS:

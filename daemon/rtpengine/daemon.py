@@ -25,14 +25,17 @@ from rtpengine.dtls import Certificate
 from rtpengine.ice import new_foundations
 from rtpengine.kernel import KernelTable
 from rtpengine.keying import Tools
-from rtpengine.log import call_context, lower_level, raise_level
+from rtpengine.log import call_context, lower_level, raise_level, set_level
 from rtpengine.media import IPV4, IPV6
+from rtpengine.ng_keys import Defaults
 from rtpengine.offload import Offload
 from rtpengine.openser_service import OpenserService
 from rtpengine.packetpath import DtlsReceived, Event, PacketPath, SourceConfirmed, StunReceived
 from rtpengine.ports import PortPool
+from rtpengine.reload import Apply, Reloader
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.service import NgService, log_final_statistics
+from rtpengine.supervision import Supervisor
 from rtpengine.table import CallTable, Limits
 from rtpengine.transport import PacketTransport
 from rtpengine.web_guard import Guard
@@ -55,9 +58,16 @@ class Daemon:
 
     ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp, listen-http.
     ``kernel`` forwards established streams; None: everything stays in userspace.
+    ``load`` reads the configuration again.
     """
 
-    def __init__(self, config: Config, sockets: Mapping[str, socket.socket], kernel: KernelTable | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        sockets: Mapping[str, socket.socket],
+        kernel: KernelTable | None = None,
+        load: Callable[[], Config] | None = None,
+    ) -> None:
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
         self.offload = Offload(self.path, kernel, config.tos, time.monotonic) if kernel else None
         self.transport = PacketTransport(
@@ -70,6 +80,7 @@ class Daemon:
         self._suites = config.srtp_suites
         self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
         self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), self._ended)
+        self.table.admission.max_sessions = config.max_sessions
         self.ng = NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp, ice_default=config.ice_default)
         self.listeners = [
             DatagramListener(sock, self._protocol(option, config), config.control_allow)
@@ -79,7 +90,6 @@ class Daemon:
         self.http_socket = sockets.get("listen-http")
         self.web: WebServer | None = self._web_server(config) if self.http_socket is not None else None
         self._ticked = time.monotonic()
-        self._stopping = False
         self.tcp_socket = sockets.get("listen-tcp")
         openser = OpenserService(self.table, lambda: self._last_second)
         self.tcp = control_tcp.Server(openser, config.control_allow)
@@ -88,6 +98,38 @@ class Daemon:
         self._rotate_at = time.monotonic() + CACHE_GENERATION_S
         self._refused_logged = 0
         self._handshakes: asyncio.TimerHandle | None = None
+        self._stop = asyncio.Event()
+        self._supervisor = Supervisor()
+        self.reloader = Reloader(config, load or (lambda: config), self._live())
+
+    def _live(self) -> dict[str, Apply]:
+        """What can change while we run, by field of Config."""
+        return {
+            "timeout_s": self._set_limits,
+            "silent_timeout_s": self._set_limits,
+            "log_level": lambda config: set_level(config.log_level),
+            "max_sessions": lambda config: setattr(self.table.admission, "max_sessions", config.max_sessions),
+            "drain_timeout_s": lambda config: None,  # read when a drain begins
+            "control_allow": self._set_access,
+            "http_allow": self._set_access,
+            "http_name": self._set_access,
+            "endpoint_learning": lambda config: setattr(self.table, "learning", config.endpoint_learning),
+            "trust_sdp": self._set_defaults,
+            "ice_default": self._set_defaults,
+        }
+
+    def _set_limits(self, config: Config) -> None:
+        self.table.set_limits(Limits(config.timeout_s, config.silent_timeout_s), time.monotonic())
+
+    def _set_access(self, config: Config) -> None:
+        self.tcp.allowed = config.control_allow
+        for listener in self.listeners:
+            listener.allowed = config.control_allow
+        if self.web is not None:
+            self.web.guard = _guard(config)
+
+    def _set_defaults(self, config: Config) -> None:
+        self.ng.defaults = Defaults(config.trust_sdp, config.ice_default)
 
     def _tools(self, config: Config) -> Tools:
         foundations = new_foundations(secrets.token_bytes)
@@ -101,21 +143,20 @@ class Daemon:
     def _web_server(self, config: Config) -> WebServer:
         from rtpengine.web import Health, WebServer  # not before it is wanted: see there
 
-        controllers = () if config.control_allow_implied else config.control_allow
-        guard = Guard(config.http_allow, controllers, {*config.http_name, socket.gethostname().lower()})
-        return WebServer(guard, self.ng, Health(self._failing, self._unready), {})
+        return WebServer(_guard(config), self.ng, Health(self._failing, self._unready), {})
 
     def _failing(self) -> str:
         late = time.monotonic() - self._ticked
         return f"the one-second tick is {late:.0f} seconds late" if late > LATE_S else ""
 
     def _unready(self) -> str:
-        return "ending" if self._stopping else ""
+        if self._stop.is_set():
+            return "ending"
+        return "draining" if self.table.admission.draining else ""
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Serve until SIGTERM or SIGINT; ``ready`` is called once everything listens."""
-        stop = asyncio.Event()
-        self._handle_signals(stop)
+        """Serve until SIGTERM, SIGINT or the end of a drain; ``ready`` is called once everything listens."""
+        self._handle_signals()
         loop = asyncio.get_running_loop()
         for listener in self.listeners:
             loop.add_reader(listener.sock, listener.on_readable)
@@ -130,8 +171,9 @@ class Daemon:
         gc.set_threshold(*GC_THRESHOLDS)
         log.info("rtpengine %s is ready", __version__)
         ready()
-        await stop.wait()
-        self._stopping = True
+        self._show_life()
+        await self._stop.wait()
+        self._supervisor.stopping()
         ticking.cancel()
         log.info("rtpengine %s ends with %d calls", __version__, len(self.table))
         if self.web is not None:
@@ -149,13 +191,30 @@ class Daemon:
         for listener in self.listeners:
             listener.sock.close()
 
-    def _handle_signals(self, stop: asyncio.Event) -> None:
+    def reload(self) -> None:
+        """Read the configuration again (SIGHUP)."""
+        self._supervisor.reloading()
+        try:
+            self.reloader.reload()
+        finally:
+            self._supervisor.reloaded()
+
+    def drain(self) -> None:
+        """Take no new calls, and end when there are none left (SIGRTMIN)."""
+        self.table.admission.drain(len(self.table), time.monotonic(), self.reloader.config.drain_timeout_s)
+
+    def _show_life(self) -> None:
+        if self._supervisor.watchdog_s is not None:
+            self._supervisor.alive()
+            asyncio.get_running_loop().call_later(self._supervisor.watchdog_s, self._show_life)
+
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         logging.getLogger("asyncio").setLevel(logging.WARNING)
-        # A terminal that closes is no reason to drop calls; nothing is reloaded either.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGRTMIN, self.drain)
         loop.add_signal_handler(signal.SIGUSR1, lower_level)
         loop.add_signal_handler(signal.SIGUSR2, raise_level)
 
@@ -172,6 +231,7 @@ class Daemon:
 
     def _tick(self, now: float) -> None:
         self.table.tick(now)
+        self._supervise(now)
         stats = self.path.stats()
         totals = (stats.bytes, stats.errors)
         self._last_second = (totals[0] - self._totals[0], totals[1] - self._totals[1])
@@ -197,6 +257,12 @@ class Daemon:
             if self.b2bua is not None and reason == "timeout":
                 self.b2bua.call_timed_out([leg.tag for leg in call.legs])
             log_final_statistics(call, reason, now)
+
+    def _supervise(self, now: float) -> None:
+        admission, calls = self.table.admission, len(self.table)
+        if admission.is_drained(calls, now):
+            self._stop.set()
+        self._supervisor.status(f"draining, calls left: {calls}" if admission.draining else f"calls: {calls}")
 
     def _on_events(self) -> None:
         now = time.monotonic()
@@ -235,6 +301,11 @@ class Daemon:
                     self.table.handle_timeout(call, now)
                 except Exception:
                     log.exception("internal error in a handshake")
+
+
+def _guard(config: Config) -> Guard:
+    controllers = () if config.control_allow_implied else config.control_allow
+    return Guard(config.http_allow, controllers, {*config.http_name, socket.gethostname().lower()})
 
 
 def _port_pools(config: Config) -> dict[int, PortPool]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from rtpengine import ProtocolError, bencode, ng_keys
 from rtpengine.media import Signalling
-from rtpengine.ng_keys import CALL_ID, FLAGS, FROM_TAG, SDP, TO_TAG, VIA_BRANCH, Defaults, Key, Request
+from rtpengine.ng_keys import CALL_ID, FLAGS, FROM_TAG, SDP, SUPPORTS, TO_TAG, VIA_BRANCH, Defaults, Key, Request
 
 # The largest UDP payload over IPv4, which holds over IPv6 as well.
 MAX_REPLY = 65_507
@@ -33,6 +33,7 @@ class Offer(NamedTuple):
     """The body of the party ``from_tag``; ``to_tag`` is None where the request has none.
 
     ``unknown`` names the words and values of the request that mean nothing to us.
+    ``knows_load_limit``: the client knows that a call can be refused without anything being wrong.
     """
 
     sdp: bytes
@@ -41,6 +42,7 @@ class Offer(NamedTuple):
     to_tag: str | None
     how: Signalling
     unknown: tuple[str, ...] = ()
+    knows_load_limit: bool = False
 
     @property
     def name(self) -> str:
@@ -135,6 +137,11 @@ def serialize(cookie: bytes, reply: Mapping[str, Any]) -> bytes:
     return datagram
 
 
+def load_limit(reason: str) -> dict[str, str]:
+    """The reply to a request for a call that is not taken, where the client knows that this can be."""
+    return {"result": "load limit", "message": reason}
+
+
 def error(reason: str) -> dict[str, str]:
     """The reply to a request that failed."""
     return {"result": "error", "error-reason": reason}
@@ -175,6 +182,7 @@ def _offer(request: Request, defaults: Defaults) -> Offer:
         _mandatory(request, FROM_TAG, "No from-tag in message"),
         ng_keys.text(request, TO_TAG),
         *ng_keys.signalling(request, defaults),
+        b"load-limit" in ng_keys.words(ng_keys.get(request, SUPPORTS, list) or ()),
     )
 
 

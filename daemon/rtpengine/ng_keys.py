@@ -72,6 +72,7 @@ DIRECTION = (b"direction",)
 ICE = (b"ICE",)
 DTLS = (b"DTLS",)
 SDES = (b"SDES",)
+SUPPORTS = (b"supports",)
 
 # The words of lists, hyphenated. ``fatal`` is for delete, and ``symmetric`` is what happens anyway.
 FLAG_WORDS = frozenset({

@@ -43,7 +43,7 @@ class OpenserService:
         except ProtocolError as error:
             log.info("refused a request: %s", error)
         except ResourceError as error:
-            log.warning("refused a request: %s", error)
+            log.log(error.level, "refused a request: %s", error)
         return b""
 
     def _execute(self, command: openser.Command, now: float, connections: Sequence[str]) -> bytes:

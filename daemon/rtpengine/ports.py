@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import secrets
 import socket
 from array import array
@@ -41,6 +42,7 @@ class PortPool:
         choose: Callable[[int], int] = secrets.randbelow,
     ) -> None:
         self._address = address
+        self._range = port_min, port_max
         self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._tos = tos
         self._choose = choose
@@ -76,13 +78,15 @@ class PortPool:
         try:
             for _ in range(self._size):
                 slot = self._pick(pairs)
+                if slot is None:
+                    break
                 sockets = self._bind(self._first + 2 * slot, 2 * pairs)
                 if sockets:
                     return self._first + 2 * slot, sockets
                 set_aside.append(slot)
                 for other in range(slot + 1, slot + pairs):
                     self._add(other)
-            raise ResourceError("Ran out of ports")
+            raise ResourceError("Ran out of ports", self._state(pairs, len(set_aside)))
         finally:
             # Somebody else's socket is there: worth another try only later.
             self._resting.extend((now, slot) for slot in set_aside)
@@ -91,6 +95,13 @@ class PortPool:
         """Let pairs that take() returned rest, then be taken again; their sockets are closed by now."""
         slot = (port - self._first) // 2
         self._resting.extend((now, s) for s in range(slot, slot + pairs))
+
+    def _state(self, pairs: int, taken: int) -> str:
+        """What an operator needs to know of a pool that has nothing left; others have taken ``taken`` pairs."""
+        family = "IPv6" if self._family == socket.AF_INET6 else "IPv4"
+        wanted = f"no {pairs} consecutive pairs are" if pairs > 1 else "no pair is"
+        used = f"{self.used - taken} of {self._size} are in use, other programs have {taken}"
+        return f"{family} address {self._address}, ports {self._range[0]} to {self._range[1]}: {wanted} left, {used}"
 
     def _wake(self, now: float) -> None:
         while self._resting and self._resting[0][0] + REST_S <= now:
@@ -107,8 +118,8 @@ class PortPool:
         self._free.pop()
         self._place[slot] = _ABSENT
 
-    def _pick(self, pairs: int) -> int:
-        """Take consecutive slots out of the pool and return the first of them."""
+    def _pick(self, pairs: int) -> int | None:
+        """Take consecutive slots out of the pool and return the first of them; None if there are none."""
         while True:
             if pairs == 1 and self._free:
                 slot: int | None = self._free[self._choose(len(self._free))]
@@ -119,7 +130,7 @@ class PortPool:
                     self._remove(member)
                 return slot
             if not self._resting:
-                raise ResourceError("Ran out of ports")
+                return None
             self._add(self._resting.popleft()[1])
 
     def _find_run(self, pairs: int) -> int | None:
@@ -149,7 +160,7 @@ class PortPool:
                 return []
             self._add_all(port, count)
             if error.errno in _OUT_OF_DESCRIPTORS:
-                raise ResourceError("Ran out of file descriptors") from None
+                raise ResourceError("Ran out of file descriptors", _descriptors()) from None
             raise
         return sockets
 
@@ -169,3 +180,7 @@ class PortPool:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
         if self._tos:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._tos)
+
+
+def _descriptors() -> str:
+    return f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} files may be open: raise the limit on open files"

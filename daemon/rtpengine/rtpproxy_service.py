@@ -97,7 +97,7 @@ class RtpproxyService:
         return rtpproxy.local_media(Endpoint(null, 0))
 
     def _exhausted(self, command: Update | Lookup, error: ResourceError) -> bytes:
-        log.warning("refused a request: %s", error)
+        log.log(error.level, "refused a request: %s", error)
         address = self.table.transport.advertised(self._recipient_family(command))
         return rtpproxy.local_media(Endpoint(address, 0))
 

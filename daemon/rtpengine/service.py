@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from rtpengine import ProtocolError, ng
+from rtpengine import LoadLimit, ProtocolError, ng
 from rtpengine.call import Call
 from rtpengine.media import IPV4, MediaOffer, MediaPlan, Signalling
 from rtpengine.offers import offers
@@ -76,7 +76,13 @@ class NgService:
     def _offer(self, command: ng.Offer, now: float) -> Reply:
         self.unknown.count(command.unknown)
         sdp = SessionDescription.parse(command.sdp)
-        plans = self.table.offer(command.call_id, command.from_tag, self._said(sdp, command.how), command.how, now)
+        said = self._said(sdp, command.how)
+        try:
+            plans = self.table.offer(command.call_id, command.from_tag, said, command.how, now)
+        except LoadLimit as limit:
+            if command.knows_load_limit:
+                return ng.load_limit(str(limit))
+            raise
         return self._rewritten(sdp, command.how, plans)
 
     def _answer(self, command: ng.Answer, now: float) -> Reply:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rtpengine import NOTICE, ProtocolError
+from rtpengine.admission import Admission
 from rtpengine.call import RETIREMENT_S, Call, Media
 from rtpengine.keying import Tools
 from rtpengine.media import Endpoint, Learning, MediaOffer, MediaPlan, MediaTransport, Signalling
@@ -33,6 +34,7 @@ class CallTable:
     """The calls under their call-ids.
 
     ``ended`` is told of each call and the reason (``"deleted"``, ``"timeout"``) while its streams can still be read.
+    ``admission`` says whether new calls are taken.
     ``arm``, once set, is told when :meth:`due_handshakes` will have something next, in monotonic seconds.
     """
 
@@ -48,6 +50,7 @@ class CallTable:
         self.limits = limits
         self.learning = learning
         self.tools = tools
+        self.admission = Admission()
         self.arm: Callable[[float], None] | None = None
         self._ended = ended
         self._calls: dict[str, Call] = {}
@@ -70,10 +73,14 @@ class CallTable:
     def offer(
         self, call_id: str, from_tag: str, offers: list[MediaOffer], how: Signalling, now: float, first: int = 0
     ) -> list[MediaPlan]:
-        """Take an offer, creating the call if need be; see :meth:`Call.offer`. A failed first offer leaves no call."""
+        """Take an offer, creating the call if need be; see :meth:`Call.offer`. A failed first offer leaves no call.
+
+        Raise LoadLimit where no new call is taken.
+        """
         call = self._calls.get(call_id)
         is_new = call is None
         if call is None:
+            self.admission.admit(len(self._calls))
             call = Call(call_id, now, self.learning, self.transport, self.tools)
         plans = call.offer(from_tag, offers, how, now, first)
         if is_new:
@@ -149,6 +156,12 @@ class CallTable:
             self._close_retired(call, now)
             self._check_at(call, expiry)
             self._schedule_closing(call)
+
+    def set_limits(self, limits: Limits, now: float) -> None:
+        """Have other time-outs from now on, for the calls that there are as well."""
+        self.limits = limits
+        for call in self:
+            self._check_at(call, now)
 
     # Packets for us
 

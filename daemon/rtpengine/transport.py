@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from zlib import crc32
 
-from rtpengine import ProtocolError
+from rtpengine import ProtocolError, ResourceError
+from rtpengine.log import RateLimited
 from rtpengine.media import IPV6, Endpoint, PortSet, SrtpKeys, StreamConfig, StreamState
 from rtpengine.offload import Offload
 from rtpengine.packetpath import PacketPath
@@ -34,6 +36,7 @@ class PacketTransport:
         self._pools = pools
         self._advertised = advertised
         self._now = now
+        self._shortages = RateLimited(log, now, burst=1)
         self.families = frozenset(pools)
         self.owners: dict[int, tuple[str, int]] = {}
         """Call-id and local port of each open stream."""
@@ -60,7 +63,7 @@ class PacketTransport:
             option = "--ip6" if family == IPV6 else "--ip"
             raise ProtocolError(f"Address family IP{family} is not configured ({option})") from None
         worker = crc32(call_id.encode(errors="surrogateescape")) % self._workers
-        port, sockets = pool.take(pairs, self._now())
+        port, sockets = self._take(pool, pairs)
         streams: list[int] = []
         try:
             for sock in sockets:
@@ -76,6 +79,13 @@ class PacketTransport:
             self.owners[stream] = (call_id, port + index)
         log.debug("opened ports %d to %d", port, port + len(streams) - 1)
         return PortSet(family, port, tuple(streams))
+
+    def _take(self, pool: PortPool, pairs: int) -> tuple[int, list[socket.socket]]:
+        try:
+            return pool.take(pairs, self._now())
+        except ResourceError as error:
+            self._shortages.warning("%s: %s", str(error).lower(), error.detail)
+            raise
 
     def close(self, ports: PortSet) -> None:
         """Close the streams and give the ports back."""

@@ -159,7 +159,7 @@ class WebServer:
         self.refused = 0
         self.cache = ReplyCache()
         self._wall = wall
-        self._guard = guard
+        self.guard = guard
         self._ng = ng
         self._health = health
         self._pages = pages
@@ -216,7 +216,7 @@ class WebServer:
 
     def admit(self, connection: _Connection, source: str) -> bool:
         """Take a new connection in, unless access or number forbid it."""
-        if not self._guard.admits(source):
+        if not self.guard.admits(source):
             self.refused += 1
             return False
         if len(self._connections) >= MAX_CONNECTIONS:
@@ -271,7 +271,7 @@ class WebServer:
         source = _source(request)
         headers = request.headers
         fields = [headers.get(name) for name in (hdrs.HOST, hdrs.ORIGIN, "Sec-Fetch-Site")]
-        refusal = self._guard.refusal(source, *fields, changes=request.method not in ("GET", "HEAD"))
+        refusal = self.guard.refusal(source, *fields, changes=request.method not in ("GET", "HEAD"))
         if refusal is not None:
             self._warnings.warning("refused a request from %s: %s", source, refusal.reason)
             return _text(*refusal)

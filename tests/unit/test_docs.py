@@ -60,7 +60,12 @@ SOURCES = [
 OPTIONS = config._OPTIONS + config._MORE_OPTIONS
 MINIMAL = config.parse(["--ip=192.0.2.1", "--listen-ng=127.0.0.1:2223"])
 # Fields of Config whose names differ from the option's, and defaults that are no single value.
-FIELDS = {"timeout": "timeout_s", "silent-timeout": "silent_timeout_s", "poll-pause": "poll_pause_us"}
+FIELDS = {
+    "timeout": "timeout_s",
+    "silent-timeout": "silent_timeout_s",
+    "drain-timeout": "drain_timeout_s",
+    "poll-pause": "poll_pause_us",
+}
 DEFAULTS = {
     **dict.fromkeys(("version", "help"), ""),
     "ip": "mandatory",

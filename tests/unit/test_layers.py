@@ -16,7 +16,17 @@ LAYERS = {
         *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard"),
     },
     2: {
-        *("offers", "rewrite", "call", "table", "report", "service", "rtpproxy_service", "openser_service"),
+        *(
+            "offers",
+            "rewrite",
+            "call",
+            "table",
+            "admission",
+            "report",
+            "service",
+            "rtpproxy_service",
+            "openser_service",
+        ),
         *(
             "ice",
             "ice_modes",
@@ -33,7 +43,7 @@ LAYERS = {
     },
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
     4: {
-        *("control", "control_tcp", "daemon", "config", "config_file", "log", "process"),
+        *("control", "control_tcp", "daemon", "config", "config_file", "reload", "supervision", "log", "process"),
         *("transport", "offload", "web", "__main__"),
     },
 }

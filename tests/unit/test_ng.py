@@ -107,6 +107,7 @@ KAMAILIO = (
                     replace=frozenset({"origin", "session-connection"}),
                     via_branch="z9hG4bK771",
                 ),
+                knows_load_limit=True,
             ),
         ),
         (bencode(request("answer")), ng.Answer(SDP, "c@x", "ft", "tt", PLAIN)),

@@ -115,8 +115,11 @@ def test_ports_in_use_are_passed_over_and_tried_again_later() -> None:
     ports = pool()
     with occupied(LOW, LOW + 5):
         assert {take(ports) for _ in range(8)} == set(range(LOW, HIGH, 2)) - {LOW, LOW + 4}
-        with pytest.raises(ResourceError, match="Ran out of ports"):
+        with pytest.raises(ResourceError, match="Ran out of ports") as error:
             ports.take(1, 1.0)
+        assert error.value.detail == (
+            "IPv4 address 127.0.0.77, ports 20000 to 20019: no pair is left, 8 of 10 are in use, other programs have 2"
+        )
         assert (ports.free, ports.used) == (2, 8)
     assert {take(ports, now=2.0), take(ports, now=2.0)} == {LOW, LOW + 4}
 
@@ -173,8 +176,9 @@ def test_several_pairs_out_of_resting_ones() -> None:
 
 def test_more_pairs_than_there_are() -> None:
     ports = pool()
-    with pytest.raises(ResourceError, match="Ran out of ports"):
+    with pytest.raises(ResourceError, match="Ran out of ports") as error:
         ports.take(11, 0.0)
+    assert "no 11 consecutive pairs are left, 0 of 10 are in use, other programs have 0" in error.value.detail
     assert ports.free == 10
 
 
@@ -192,8 +196,9 @@ def test_running_out_of_descriptors_takes_nothing() -> None:
         limit = probe.fileno() + 3
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
-        with pytest.raises(ResourceError, match="Ran out of file descriptors"):
+        with pytest.raises(ResourceError, match="Ran out of file descriptors") as error:
             ports.take(4, 0.0)
+        assert error.value.detail == f"{limit} files may be open: raise the limit on open files"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (ports.free, ports.used) == (10, 0)

@@ -1,0 +1,69 @@
+"""A configuration that is read again: what can change in a running daemon changes, of the rest it is said.
+
+What was set by other means meanwhile, by a signal or the control tool, stays unless the file says something new.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+
+from rtpengine import NOTICE
+from rtpengine.config import Config, ConfigError
+
+log = logging.getLogger(__name__)
+
+Apply = Callable[[Config], None]
+
+# What follows from another field.
+_IMPLIED = ("control_allow_implied",)
+
+
+def option_of(field: str) -> str:
+    """The option behind a field of Config, which may have a unit at its end."""
+    return field.removesuffix("_s").removesuffix("_us").replace("_", "-")
+
+
+class Reloader:
+    """Compares what ``load`` reads with what was read before.
+
+    ``live`` says per field of Config what puts a new value into force; one function may stand there several times.
+    """
+
+    def __init__(self, config: Config, load: Callable[[], Config], live: Mapping[str, Apply]) -> None:
+        self.config = config
+        self._load = load
+        self._live = live
+
+    def reload(self) -> None:
+        """Read again and apply; a file that cannot be used changes nothing and is one error in the log."""
+        try:
+            new = self._load()
+        except ConfigError as error:
+            log.error("the configuration stays as it was: %s", error)
+            return
+        changed = [
+            field.name
+            for field in fields(Config)
+            if getattr(new, field.name) != getattr(self.config, field.name) and field.name not in _IMPLIED
+        ]
+        applied = [name for name in changed if name in self._live]
+        for apply in dict.fromkeys(self._live[name] for name in applied):
+            apply(new)
+        news = ", ".join(f"{option_of(name)} {_shown(self.config, name)} -> {_shown(new, name)}" for name in applied)
+        log.log(NOTICE, "configuration read again: %s", news or "nothing changes")
+        for name in changed:
+            if name not in self._live:
+                # Not the value: not everything is meant for a log.
+                log.warning("%s has changed, which takes a restart to have an effect", option_of(name))
+        self.config = new
+
+
+def _shown(config: Config, field: str) -> str:
+    value = getattr(config, field)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(getattr(value, "name", value)).lower()
