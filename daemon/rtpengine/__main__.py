@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             process.write_pidfile(options.pidfile)
     except config.ConfigError as error:
         config.fail(error)
-    log.setup(options.log_level, options.log_facility, foreground=options.foreground, log_stderr=options.log_stderr)
+    where = {"foreground": options.foreground, "log_stderr": options.log_stderr}
+    log.setup(options.log_level, options.log_facility, options.log_format, **where)
     for level, note in notes:
         _log.log(level, "%s", note)
     for warning in _warnings(options, descriptors):

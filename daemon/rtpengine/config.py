@@ -21,7 +21,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
 from rtpengine import __version__, b2bua, config_file, packetpath, srtp
-from rtpengine.log import FACILITIES
+from rtpengine.log import FACILITIES, FORMATS
 from rtpengine.media import Learning
 
 EXIT_FAILURE = 255
@@ -100,6 +100,7 @@ class Config:
     log_level: int
     log_stderr: bool
     log_facility: str
+    log_format: str
     max_sessions: int
     drain_timeout_s: int
     num_threads: int
@@ -355,6 +356,7 @@ _MORE_OPTIONS = (
     _Option("config-section", "", "NAME", "Which section of that file (%(default)s)", config_file.DEFAULT_SECTION),
     _Option("log-facility", "", "NAME", "Syslog facility: daemon, user, local0 ... (%(default)s)", "daemon"),
     _Option("log-stderr", "", "", "Log to standard error instead of syslog"),
+    _Option("log-format", "", "FORM", "Lines of the log: text or json (%(default)s)", "text"),
     _Option("max-sessions", "", "INT", "Refuse new calls beyond so many, 0 for no limit (%(default)s)", 0),
     _Option("drain-timeout", "", "SECS", "End of a drain, 0 for none (%(default)s)", DEFAULT_DRAIN_TIMEOUT_S),
     _Option("control-allow", "", "NET[,NET...]", "Sources that control requests are accepted from"),
@@ -374,6 +376,7 @@ _WITH_VALUE = [option for option in _OPTIONS + _MORE_OPTIONS if option.metavar]
 _INTEGERS = ("INT", "SECS", "USECS")
 _CHOICES = {
     "log-facility": tuple(FACILITIES),
+    "log-format": FORMATS,
     "endpoint-learning": tuple(mode.name.lower() for mode in Learning),
     "ice-default": ICE_MODES,
 }

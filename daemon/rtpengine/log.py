@@ -6,16 +6,19 @@ to 7 (debug), since those are what operators set.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from rtpengine import NOTICE
 
+FORMATS = ("text", "json")
 SYSLOG_SOCKET = "/dev/log"
 MAX_PREFIX = 255
 
@@ -42,6 +45,17 @@ _LEVELS = (
 )
 for _level in _LEVELS:
     logging.addLevelName(_level.threshold, _level.name)
+
+# The subsystem of a line in JSON, by module; what has none is of the core.
+_SUBSYSTEMS = {
+    **dict.fromkeys(("control", "control_tcp", "service", "rtpproxy_service", "openser_service"), "control"),
+    **dict.fromkeys(("peering", "dtls", "dtls_association"), "peering"),
+    **dict.fromkeys(("offload", "kernel"), "kernel"),
+    **dict.fromkeys(("transport", "ports"), "ports"),
+    **dict.fromkeys(("store", "snapshot"), "redis"),
+    "b2bua": "b2bua",
+    "web": "http",
+}
 
 _context: ContextVar[tuple[str, int | None] | None] = ContextVar("call at work", default=None)
 
@@ -109,12 +123,44 @@ class LevelFormatter(LineFormatter):
         return f"{record.levelname}: {call}: {text}" if call else f"{record.levelname}: {text}"
 
 
-class JournalFormatter(LineFormatter):
+class JournalFormatter(logging.Formatter):
     """``<N>[CALL-ID] text``: systemd reads the level from the number in front (sd-daemon(3)), on every line."""
+
+    def __init__(self, lines: logging.Formatter | None = None) -> None:
+        super().__init__()
+        self._lines = lines or LineFormatter()
 
     def format(self, record: logging.LogRecord) -> str:
         number = f"<{syslog_level(record.levelno)}>"
-        return number + super().format(record).replace("\n", "\n" + number)
+        return number + self._lines.format(record).replace("\n", "\n" + number)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per record: ``ts`` (RFC 3339, UTC), ``level``, ``call_id``, ``subsystem``, ``message``.
+
+    ``call_id`` is null outside of calls. ``port`` is there with a media port, ``traceback`` with an error of ours.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        call_id, port = _context.get() or (None, None)
+        line: dict[str, Any] = {
+            "ts": when.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "call_id": None if call_id is None else _encodable(call_id),
+            "subsystem": _SUBSYSTEMS.get(record.name.rpartition(".")[2], "core"),
+            "message": _encodable(record.getMessage()),
+        }
+        if port is not None:
+            line["port"] = port
+        if record.exc_info:
+            line["traceback"] = _encodable(self.formatException(record.exc_info))
+        return json.dumps(line)
+
+
+def _encodable(text: str) -> str:
+    """``text`` with bytes that are no UTF-8 as escapes; readers of JSON want no lone surrogates."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class SyslogHandler(logging.Handler):
@@ -124,13 +170,13 @@ class SyslogHandler(logging.Handler):
     drops the message, and says how many were lost as soon as one passes again.
     """
 
-    def __init__(self, facility: int, path: str) -> None:
+    def __init__(self, facility: int, path: str, lines: logging.Formatter | None = None) -> None:
         super().__init__()
         self._facility = facility
         self._path = path
         self._socket: socket.socket | None = None
         self._lost = 0
-        self.setFormatter(LineFormatter())
+        self.setFormatter(lines or LineFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self._send(syslog_level(record.levelno), self.format(record)):
@@ -164,8 +210,10 @@ class SyslogHandler(logging.Handler):
         return False
 
 
-def setup(level: int, facility: str = "daemon", *, foreground: bool, log_stderr: bool = False) -> None:
-    """Replace all handlers; ``level`` 0 to 7, ``facility`` one of FACILITIES.
+def setup(
+    level: int, facility: str = "daemon", form: str = "text", *, foreground: bool, log_stderr: bool = False
+) -> None:
+    """Replace all handlers; ``level`` 0 to 7, ``facility`` one of FACILITIES, ``form`` one of FORMATS.
 
     A daemon logs to syslog; in the foreground standard error shows the same lines. ``log_stderr``, or a standard
     error that leads to the journal already, means standard error alone. So does a foreground without /dev/log.
@@ -174,15 +222,18 @@ def setup(level: int, facility: str = "daemon", *, foreground: bool, log_stderr:
     journal = foreground and _stderr_is_journal()
     if foreground or log_stderr:
         stream = logging.StreamHandler(sys.stderr)
-        stream.setFormatter(JournalFormatter() if journal else LevelFormatter())
+        lines = JsonFormatter() if form == "json" else None
+        stream.setFormatter(JournalFormatter(lines) if journal else lines or LevelFormatter())
         handlers.append(stream)
     if not log_stderr and not journal and (not foreground or os.path.exists(SYSLOG_SOCKET)):
-        handlers.append(SyslogHandler(FACILITIES[facility], SYSLOG_SOCKET))
+        lines = JsonFormatter() if form == "json" else None
+        handlers.append(SyslogHandler(FACILITIES[facility], SYSLOG_SOCKET, lines))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
         old.close()
     for handler in handlers:
+        handler.addFilter(_passes)
         root.addHandler(handler)
     set_level(level)
 
@@ -198,7 +249,41 @@ def _stderr_is_journal() -> bool:
 
 def set_level(level: int) -> None:
     """Let messages of this syslog level, 0 to 7, and of more severe ones pass."""
-    logging.getLogger().setLevel(_LEVELS[level].threshold)
+    global _threshold
+    _threshold = _LEVELS[level].threshold
+    logging.getLogger().setLevel(logging.DEBUG if _debugged else _threshold)
+
+
+def level() -> int:
+    """The syslog level up to which messages pass."""
+    return syslog_level(_threshold if _debugged else logging.getLogger().level)
+
+
+# What is debugged call by call. Meanwhile everything is made up to be logged, and sieved here.
+_debugged: set[str] = set()
+_threshold = logging.INFO
+
+
+def debug_call(call_id: str, on: bool) -> None:
+    """Log all about one call whatever the level is, or do so no longer."""
+    current = level()
+    if on:
+        _debugged.add(call_id)
+    else:
+        _debugged.discard(call_id)
+    set_level(current)
+
+
+def is_debugged(call_id: str) -> bool:
+    """Whether all about a call is logged."""
+    return call_id in _debugged
+
+
+def _passes(record: logging.LogRecord) -> bool:
+    if not _debugged or record.levelno >= _threshold:
+        return True
+    context = _context.get()
+    return context is not None and context[0] in _debugged
 
 
 def raise_level() -> None:
@@ -212,9 +297,9 @@ def lower_level() -> None:
 
 
 def _change_level(step: int) -> None:
-    level = min(max(syslog_level(logging.getLogger().level) + step, 0), 7)
-    set_level(level)
-    log.log(_LEVELS[level].threshold, "log level is now %d", level)
+    new = min(max(level() + step, 0), 7)
+    set_level(new)
+    log.log(_LEVELS[new].threshold, "log level is now %d", new)
 
 
 class RateLimited:

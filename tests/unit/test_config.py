@@ -36,6 +36,7 @@ DEFAULTS = Config(
     log_level=6,
     log_stderr=False,
     log_facility="daemon",
+    log_format="text",
     max_sessions=0,
     drain_timeout_s=3600,
     num_threads=min(len(os.sched_getaffinity(0)), MAX_WORKERS),
@@ -94,6 +95,7 @@ OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("port-max", "M", "65535", {"port_max": 65535}),
     ("log-level", "L", "7", {"log_level": 7}),
     ("log-facility", "", "local7", {"log_facility": "local7"}),
+    ("log-format", "", "json", {"log_format": "json"}),
     ("max-sessions", "", "2147483647", {"max_sessions": 2**31 - 1}),
     ("drain-timeout", "", "0", {"drain_timeout_s": 0}),
     ("control-allow", "", "192.0.2.4", {"control_allow": (ip_network("192.0.2.4/32"),)}),
@@ -267,6 +269,7 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         (["--redis=127.0.0.1:6379", "--redis-db=-1"], "--redis-db: "),
         # words
         (["--log-facility=kern"], "--log-facility: "),
+        (["--log-format=xml"], "--log-format: "),
         (["--endpoint-learning=Off"], "--endpoint-learning: "),
         *[([f"--ice-default={text}"], "--ice-default: ") for text in ("", "Force", "force-relay", "heuristic")],
         (["--srtp-suites="], "--srtp-suites: '' is none of AES_CM_128_HMAC_SHA1_80, AEAD_AES_256_GCM, "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import re
@@ -14,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from rtpengine import NOTICE, log
-from rtpengine.log import JournalFormatter, LevelFormatter, LineFormatter, RateLimited, SyslogHandler, call_context
+from rtpengine.log import (
+    JournalFormatter,
+    JsonFormatter,
+    LevelFormatter,
+    LineFormatter,
+    RateLimited,
+    SyslogHandler,
+    call_context,
+)
 
 
 @pytest.fixture
@@ -246,6 +255,85 @@ def test_levels_move_one_by_one_and_stop_at_the_ends(root: logging.Logger) -> No
     assert stream.getvalue().splitlines() == [
         f"{name}: log level is now {number}" for name, number in zip(names, numbers, strict=True)
     ]
+
+
+def test_json() -> None:
+    entry = record("a\nb \udcff", logging.WARNING)
+    entry.created = 1_700_000_000.25
+    plain = {"ts": "2023-11-14T22:13:20.250Z", "level": "warning", "call_id": None, "subsystem": "core"}
+    assert json.loads(JsonFormatter().format(entry)) == {**plain, "message": "a\nb \\udcff"}
+    with call_context("c\udcfe", 30000):
+        entry.name, entry.levelname = "rtpengine.offload", "NOTICE"
+        line = JsonFormatter().format(entry)
+    assert json.loads(line) == {
+        **plain,
+        "level": "notice",
+        "call_id": "c\\udcfe",
+        "port": 30000,
+        "subsystem": "kernel",
+        "message": "a\nb \\udcff",
+    }
+    assert "\n" not in line
+
+
+def test_a_traceback_in_json() -> None:
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError:
+        line = JsonFormatter().format(record("failed", logging.ERROR, exc_info=True))
+    assert "\n" not in line
+    assert json.loads(line)["traceback"].endswith("ValueError: first\nsecond")
+
+
+def test_every_subsystem_is_a_module() -> None:
+    assert log._SUBSYSTEMS.keys() <= {*(path.stem for path in Path(log.__file__).parent.glob("*.py")), *NOT_YET}
+
+
+NOT_YET = ("store", "snapshot")
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_json_everywhere(
+    root: logging.Logger, syslogd: socket.socket, monkeypatch: pytest.MonkeyPatch, journal: bool
+) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(log, "_stderr_is_journal", lambda: journal)
+    log.setup(6, "daemon", "json", foreground=True)
+    logging.getLogger("rtpengine.control").info("hello")
+    line = stderr.getvalue()
+    assert line.startswith("<6>{" if journal else "{")
+    assert json.loads(line.removeprefix("<6>"))["subsystem"] == "control"
+    if not journal:
+        assert json.loads(syslogd.recv(1000).decode().partition("]: ")[2])["message"] == "hello"
+
+
+def test_one_call_is_debugged(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    log.setup(5, foreground=True, log_stderr=True)
+    logger = logging.getLogger("rtpengine.x")
+
+    def speak() -> str:
+        stderr.seek(0)
+        stderr.truncate()
+        for call_id in ("one", "other", ""):
+            with call_context(call_id):
+                logger.debug("detail")
+                logger.warning("warning")
+        return stderr.getvalue()
+
+    usual = speak()
+    assert "detail" not in usual
+    log.debug_call("one", True)
+    assert (log.level(), log.is_debugged("one"), log.is_debugged("other")) == (5, True, False)
+    assert speak() == "DEBUG: [one]: detail\n" + usual
+    log.raise_level()
+    assert speak() == "DEBUG: [one]: detail\n" + usual
+    assert log.level() == 6
+    log.debug_call("one", False)
+    log.debug_call("never", False)
+    assert (speak(), log.level(), root.level) == (usual, 6, logging.INFO)
 
 
 def test_rate_limit(caplog: pytest.LogCaptureFixture) -> None:
