@@ -14,7 +14,7 @@ C_WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build demo test test-kernel test-kernel-debug test-kernel-soak check fuzz lint run install bench bench-quick \
-	bench-kernel clean
+	bench-kernel deb clean
 
 help: ## this list
 	@printf 'rtpengine: a media proxy for SIP\n\n'
@@ -84,6 +84,9 @@ lint: apt-lint build $(VENV)/.needs-lint ## ruff, mypy --strict, C warnings as e
 install: build ## into DESTDIR, as /usr/sbin/rtpengine
 	@tools/install-tree $(PYTHON) '$(DESTDIR)' '$(PREFIX)'
 
+deb: apt-deb ## the seven Debian packages, into dist/
+	@tools/deb dist
+
 bench: apt-bench build ## against Debian's rtpengine-daemon, as ratios (about 35 minutes)
 	@$(MAKE) --no-print-directory -s -C bench
 	@$(PYTHON) bench/bench.py $(ARGS)
@@ -98,5 +101,5 @@ bench-quick: apt-bench build ## a smoke test of the benchmark, whose numbers are
 clean: ## remove everything that was built, the virtual environment too
 	@$(MAKE) --no-print-directory -s -C bench clean
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf demo-output bench/results daemon/*.egg-info daemon/rtpengine/*.so daemon/rtpengine/_packetpath.c
+	rm -rf debian/build debian/vendor demo-output bench/results daemon/*.egg-info daemon/rtpengine/*.so daemon/rtpengine/_packetpath.c
 	find daemon tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +

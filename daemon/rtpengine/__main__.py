@@ -65,7 +65,7 @@ def _open_kernel_table(options: config.Config, root: Path) -> tuple[KernelTable 
         print(f"rtpengine: {note}", file=sys.stderr)
         return None, [(logging.CRITICAL, note)]
     notes = [(logging.INFO, config.forwarding(options, None))]
-    if table.taken_over is not None:
+    if table.taken_over:
         left = f"kernel table {options.table} was left by another daemon, with {table.taken_over} streams: they end"
         notes.append((NOTICE, left))
     return table, notes

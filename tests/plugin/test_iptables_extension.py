@@ -68,7 +68,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     name = "libxt_MEDIAPROXY.so"
     (directory / name).unlink(missing_ok=True)
     shutil.copy(sources / "iptables-extension" / name, directory)
-    shutil.copy(sources / "iptables-extension" / "iptables-mediaproxy.8", directory)
+    shutil.copy(sources / "iptables-extension" / "libxt_MEDIAPROXY.8", directory)
     source = Path(__file__).with_name("rule.c")
     subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-o", directory / "rule", source, "-lxtables"], check=True)
     return directory
@@ -134,8 +134,8 @@ def test_make_install(built: Path, tmp_path: Path) -> None:
     sources = built / "rtpengine" / "iptables-extension"
     subprocess.run(["make", "-s", "-C", sources, "install", f"DESTDIR={tmp_path}", "XTLIBDIR=/lib/xt"], check=True)
     installed = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
-    assert set(installed) == {"lib/xt/libxt_MEDIAPROXY.so", "usr/share/man/man8/iptables-mediaproxy.8"}
+    assert set(installed) == {"lib/xt/libxt_MEDIAPROXY.so", "usr/share/man/man8/libxt_MEDIAPROXY.8"}
     assert {path.stat().st_mode & 0o777 for path in installed.values()} == {0o644}
-    page = installed["usr/share/man/man8/iptables-mediaproxy.8"].read_text()
-    assert page.startswith(f'.TH IPTABLES-MEDIAPROXY 8 "" "rtpengine {__version__}"\n')
+    page = installed["usr/share/man/man8/libxt_MEDIAPROXY.8"].read_text()
+    assert page.startswith(f'.TH LIBXT_MEDIAPROXY 8 "" "rtpengine {__version__}"\n')
     assert (EXTENSION / "libxt_MEDIAPROXY.man").read_text() in page
