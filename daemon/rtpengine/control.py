@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Protocol
 
 from rtpengine import ProtocolError, ResourceError, ng, rtpproxy
+from rtpengine.counts import UNREADABLE, RequestCounts
 from rtpengine.log import RateLimited, call_context
 from rtpengine.ng_keys import Defaults
 from rtpengine.recognize import name_protocol
@@ -79,9 +80,19 @@ class NgProtocol:
 
     split = staticmethod(ng.split)
 
-    def __init__(self, service: NgService, *, trust_sdp: bool = False, ice_default: str = "optional") -> None:
+    def __init__(
+        self,
+        service: NgService,
+        *,
+        trust_sdp: bool = False,
+        ice_default: str = "optional",
+        counts: RequestCounts | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._service = service
         self.defaults = Defaults(trust_sdp, ice_default)
+        self._counts = RequestCounts() if counts is None else counts
+        self._clock = clock
 
     def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
         """Run a command; a bad one ends as one error reply."""
@@ -89,19 +100,23 @@ class NgProtocol:
 
     def reply(self, request: bytes, source: str, now: float, wall: float) -> dict[str, Any]:
         """What :meth:`answer` serializes."""
-        call_id = ""
+        started = self._clock()
+        call_id, name, failed = "", UNREADABLE, True
         try:
             command = ng.parse(request, self.defaults)
-            call_id = getattr(command, "call_id", "")
+            call_id, name = getattr(command, "call_id", ""), command.name
             with call_context(call_id):
                 reply = self._service.execute(command, now, wall)
-                log.info("%s from %s: %s", command.name, source, reply["result"])
+                log.info("%s from %s: %s", name, source, reply["result"])
+                failed = reply["result"] == "error"
                 return reply
         except (ProtocolError, ResourceError) as error:
             level = error.level if isinstance(error, ResourceError) else logging.INFO
             with call_context(call_id):
                 log.log(level, "refused a request from %s: %s", source, error)
             return dict(ng.error(str(error)))
+        finally:
+            self._counts.count(source, name, self._clock() - started, failed=failed)
 
     def call_id(self, request: bytes) -> str:
         """As the request names it; a request that cannot be read names none."""
@@ -124,13 +139,24 @@ class RtpproxyProtocol:
 
     split = staticmethod(rtpproxy.split)
 
-    def __init__(self, service: RtpproxyService) -> None:
+    def __init__(
+        self,
+        service: RtpproxyService,
+        counts: RequestCounts | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._service = service
+        self._counts = RequestCounts() if counts is None else counts
+        self._clock = clock
 
     def answer(self, cookie: bytes, request: bytes, source: str, now: float, wall: float) -> tuple[bytes, bool]:
         """Run a command line; a bad one ends as the protocol's own error."""
+        started, refused = self._clock(), self._service.refused
         with call_context(self.call_id(request)):
-            return self._service.answer(cookie, request, now, wall)
+            reply = self._service.answer(cookie, request, now, wall)
+        name = rtpproxy.command_name(request) or UNREADABLE
+        self._counts.count(source, name, self._clock() - started, failed=self._service.refused > refused)
+        return reply
 
     def call_id(self, request: bytes) -> str:
         """As the word behind the command says."""

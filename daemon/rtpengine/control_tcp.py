@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
 from rtpengine import ProtocolError, openser
+from rtpengine.counts import UNREADABLE, RequestCounts
 from rtpengine.log import RateLimited, call_context
 from rtpengine.recognize import name_protocol
 
@@ -30,7 +31,9 @@ MAX_CONNECTIONS = 1000
 
 
 class Service(Protocol):
-    """What executes the lines; openser_service.py's."""
+    """What executes the lines, and counts those that fail; openser_service.py's."""
+
+    refused: int
 
     def answer(self, line: bytes, now: float, connections: list[str]) -> bytes:
         """Execute a line and return the reply, empty for none."""
@@ -126,11 +129,15 @@ class Server:
         service: Service,
         allowed: Collection[IPv4Network | IPv6Network],
         monotonic: Callable[[], float] = time.monotonic,
+        counts: RequestCounts | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.monotonic = monotonic
         self.refused = 0
         self._service = service
         self.allowed = allowed
+        self._counts = RequestCounts() if counts is None else counts
+        self._clock = clock
         # A dictionary for its order: `controls` lists the newest first.
         self._connections: dict[Connection, None] = {}
         self._warnings = RateLimited(log, monotonic)
@@ -203,7 +210,10 @@ class Server:
         if not openser.looks_like(line):
             self.suspicious(peer, name_protocol(line) or openser.NO_COMMAND)
             return b""
+        started, refused = self._clock(), self._service.refused
         reply = self._service.answer(line, self.monotonic(), self._open())
+        name, failed = openser.command_name(line) or UNREADABLE, self._service.refused > refused
+        self._counts.count(peer.rpartition(":")[0], name, self._clock() - started, failed=failed)
         command, summary = line.split(maxsplit=1)[0].decode(), reply.partition(b"\n")[0].decode(errors="replace")
         log.info("%s from %s: %s", command, peer, summary or "closed without output")
         return reply

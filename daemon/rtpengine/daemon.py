@@ -21,6 +21,7 @@ from rtpengine.b2bua import B2bua
 from rtpengine.call import Call
 from rtpengine.config import Config
 from rtpengine.control import DatagramListener, DatagramProtocol, NgProtocol, RtpproxyProtocol
+from rtpengine.counts import CallCounts, RequestCounts
 from rtpengine.dtls import Certificate
 from rtpengine.ice import new_foundations
 from rtpengine.kernel import KernelTable
@@ -77,11 +78,18 @@ class Daemon:
             self.offload.context = lambda stream: call_context(*self.transport.owners[stream])
         limits = Limits(config.timeout_s, config.silent_timeout_s)
         self.b2bua = B2bua(config.b2b_url) if config.b2b_url is not None else None
+        self.calls, self.requests = CallCounts(), RequestCounts()
+        self._started = time.monotonic()
         self._suites = config.srtp_suites
         self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
         self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), self._ended)
         self.table.admission.max_sessions = config.max_sessions
-        self.ng = NgProtocol(NgService(self.table), trust_sdp=config.trust_sdp, ice_default=config.ice_default)
+        self.ng = NgProtocol(
+            NgService(self.table),
+            trust_sdp=config.trust_sdp,
+            ice_default=config.ice_default,
+            counts=self.requests,
+        )
         self.listeners = [
             DatagramListener(sock, self._protocol(option, config), config.control_allow)
             for option, sock in sockets.items()
@@ -92,7 +100,7 @@ class Daemon:
         self._ticked = time.monotonic()
         self.tcp_socket = sockets.get("listen-tcp")
         openser = OpenserService(self.table, lambda: self._last_second)
-        self.tcp = control_tcp.Server(openser, config.control_allow)
+        self.tcp = control_tcp.Server(openser, config.control_allow, counts=self.requests)
         self._last_second = (0, 0)
         self._totals = (0, 0)
         self._rotate_at = time.monotonic() + CACHE_GENERATION_S
@@ -137,13 +145,26 @@ class Daemon:
 
     def _protocol(self, option: str, config: Config) -> DatagramProtocol:
         if option == "listen-udp":
-            return RtpproxyProtocol(RtpproxyService(self.table, config.ip))
+            return RtpproxyProtocol(RtpproxyService(self.table, config.ip), self.requests)
         return self.ng
 
     def _web_server(self, config: Config) -> WebServer:
-        from rtpengine.web import Health, WebServer  # not before it is wanted: see there
+        # not before they are wanted: see there
+        from rtpengine import website
+        from rtpengine.metrics import Parts
+        from rtpengine.web import Health
 
-        return WebServer(_guard(config), self.ng, Health(self._failing, self._unready), {})
+        parts = Parts(
+            path=self.path,
+            offload=self.offload,
+            pools=self.transport.pools,
+            table=self.table,
+            calls=self.calls,
+            requests=self.requests,
+            started=self._started,
+            now=time.monotonic,
+        )
+        return website.build(_guard(config), self.ng, Health(self._failing, self._unready), parts)
 
     def _failing(self) -> str:
         late = time.monotonic() - self._ticked
@@ -256,6 +277,7 @@ class Daemon:
         with call_context(call.call_id):
             if self.b2bua is not None and reason == "timeout":
                 self.b2bua.call_timed_out([leg.tag for leg in call.legs])
+            self.calls.ended(call, reason, now)
             log_final_statistics(call, reason, now)
 
     def _supervise(self, now: float) -> None:

@@ -66,6 +66,8 @@ class Offload:
         self._streams: dict[int, _Stream] = {}
         self._in_kernel: dict[tuple[int, int], int] = {}
         """Streams by family and local port."""
+        self.forwarded = (0, 0, 0)
+        """Packets and bytes that the kernel has forwarded since we began, and packets that it could not send."""
         self._due: list[tuple[float, int]] = []
         # What the kernel has no part in.
         self.last_packet = path.last_packet
@@ -123,6 +125,10 @@ class Offload:
         if known.target is not None:
             self._read(stream, known)
         return self._path.state(stream)._replace(in_kernel=known.target is not None, reason=known.reason)
+
+    def is_in_kernel(self, stream: int) -> bool:
+        """Whether the kernel forwards the RTP of a stream."""
+        return self._streams[stream].target is not None
 
     def _sink(self, known: _Stream) -> list[_Stream]:
         """Where its RTP leaves from: one stream or none."""
@@ -285,6 +291,8 @@ class Offload:
             )
             packets, octets = entry.packets - told.packets, entry.bytes - told.bytes
             self._path.sync(stream, Progress(packets, octets, drops, entry.decrypt, entry.encrypt))
+            so_far = self.forwarded
+            self.forwarded = (so_far[0] + packets, so_far[1] + octets, so_far[2] + drops.get("send", 0))
         return entry.passed != told.passed
 
 

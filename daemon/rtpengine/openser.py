@@ -121,6 +121,11 @@ def looks_like(data: bytes) -> bool:
     return _FIRST_LINE.match(data) is not None
 
 
+def command_name(line: bytes) -> str:
+    """The command of a line, as one of a few words; empty if that is none of ours."""
+    return line.split(None, 1)[0].decode() if looks_like(line) else ""
+
+
 def call_id(line: bytes) -> str:
     """The call-id that a line names, whether or not the rest is well-formed; empty if none."""
     match = _CALL_ID.match(line)

@@ -25,11 +25,12 @@ _UNTAGGED = "(none)"
 class OpenserService:
     """Executes the lines of mediaproxy clients on a :class:`CallTable`.
 
-    ``rates`` tells the bytes and the errors of the last full second.
+    ``rates`` tells the bytes and the errors of the last full second; ``refused`` counts the lines that failed.
     """
 
     def __init__(self, table: CallTable, rates: Callable[[], tuple[int, int]]) -> None:
         self.table = table
+        self.refused = 0
         self._rates = rates
 
     def answer(self, line: bytes, now: float, connections: Sequence[str]) -> bytes:
@@ -44,6 +45,7 @@ class OpenserService:
             log.info("refused a request: %s", error)
         except ResourceError as error:
             log.log(error.level, "refused a request: %s", error)
+        self.refused += 1
         return b""
 
     def _execute(self, command: openser.Command, now: float, connections: Sequence[str]) -> bytes:

@@ -108,7 +108,7 @@ Event = SourceConfirmed | StunReceived | DtlsReceived
 
 
 class PacketPathStats(NamedTuple):
-    """Totals since the start, of closed streams too; ``streams`` counts the open ones."""
+    """Totals since the start, of closed streams too; ``drops`` has all reasons, ``streams`` counts the open ones."""
 
     packets: int
     bytes: int
@@ -392,7 +392,7 @@ class PacketPath:
             packets=stats.packets,
             bytes=stats.bytes,
             errors=stats.errors,
-            drops=_drops(list(stats.drops)),
+            drops=dict(zip(_DROP_REASONS, stats.drops, strict=True)),
             events_lost=stats.events_lost,
             wakeups=stats.wakeups,
             streams=stats.streams,

@@ -41,7 +41,7 @@ class PortPool:
         exclude: Collection[int] = (),
         choose: Callable[[int], int] = secrets.randbelow,
     ) -> None:
-        self._address = address
+        self.address = address
         self._range = port_min, port_max
         self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._tos = tos
@@ -101,7 +101,7 @@ class PortPool:
         family = "IPv6" if self._family == socket.AF_INET6 else "IPv4"
         wanted = f"no {pairs} consecutive pairs are" if pairs > 1 else "no pair is"
         used = f"{self.used - taken} of {self._size} are in use, other programs have {taken}"
-        return f"{family} address {self._address}, ports {self._range[0]} to {self._range[1]}: {wanted} left, {used}"
+        return f"{family} address {self.address}, ports {self._range[0]} to {self._range[1]}: {wanted} left, {used}"
 
     def _wake(self, now: float) -> None:
         while self._resting and self._resting[0][0] + REST_S <= now:
@@ -152,7 +152,7 @@ class PortPool:
                 sock = socket.socket(self._family, _DATAGRAM)
                 sockets.append(sock)
                 self._set_options(sock)
-                sock.bind((self._address, port + offset))
+                sock.bind((self.address, port + offset))
         except OSError as error:
             for sock in sockets:
                 sock.close()

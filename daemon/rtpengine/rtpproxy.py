@@ -145,6 +145,11 @@ def parse(line: bytes) -> Command:
     return build(line, words)
 
 
+def command_name(line: bytes) -> str:
+    """What a line asks for, as one of a few words; empty if that is nothing we know."""
+    return _NAMES.get(line.lstrip()[:1].upper(), "")
+
+
 def serialize(cookie: bytes, reply: bytes) -> bytes:
     """The datagram for a reply."""
     return cookie + b" " + reply + b"\n"
@@ -332,6 +337,7 @@ _COMMANDS: dict[bytes, Callable[[bytes, list[re.Match[bytes]]], Command]] = {
     b"Q": _query,
     b"V": _version,
 }
+_NAMES = {b"U": "update", b"L": "lookup", b"D": "delete", b"Q": "query", b"V": "version"}
 
 
 def _checked(word: bytes) -> bytes:

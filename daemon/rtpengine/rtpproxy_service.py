@@ -27,11 +27,13 @@ class RtpproxyService:
 
     Hold: a null address with a port keeps its stream and gets a real port, since Kamailio fails the call for any
     other and writes the null address itself. Only port 0 disables a stream.
-    A command that fails leaves no trace, not even the empty call that an update used to leave behind.
+    A command that fails leaves no trace, not even the empty call that an update used to leave behind; ``refused``
+    counts them.
     """
 
     def __init__(self, table: CallTable, local_ipv4: str) -> None:
         self.table = table
+        self.refused = 0
         self._local_ipv4 = local_ipv4
 
     def answer(self, cookie: bytes, line: bytes, now: float, wall: float) -> tuple[bytes, bool]:
@@ -45,9 +47,11 @@ class RtpproxyService:
             command = rtpproxy.parse(line)
             reply = self._execute(command, now, wall)
         except rtpproxy.Unmatched as error:
+            self.refused += 1
             _log_unmatched(error, line)
             return error.reply(cookie), False
         except ProtocolError as error:
+            self.refused += 1
             log.info("refused a request: %s", error)
             return rtpproxy.serialize(cookie, ERROR), True
         log.info("%s: %s", type(command).__name__.lower(), reply.decode())
@@ -97,6 +101,7 @@ class RtpproxyService:
         return rtpproxy.local_media(Endpoint(null, 0))
 
     def _exhausted(self, command: Update | Lookup, error: ResourceError) -> bytes:
+        self.refused += 1
         log.log(error.level, "refused a request: %s", error)
         address = self.table.transport.advertised(self._recipient_family(command))
         return rtpproxy.local_media(Endpoint(address, 0))

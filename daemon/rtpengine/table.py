@@ -232,7 +232,7 @@ class CallTable:
         """When the call is dead unless more packets arrive: when its longest-living stream is."""
         expiry = call.last_signal + self.limits.timeout_s
         for _, media, other in call.medias():
-            limit = self.limits.timeout_s if _media_expected(media, other) else self.limits.silent_timeout_s
+            limit = self.limits.timeout_s if media_expected(media, other) else self.limits.silent_timeout_s
             for ports in media.ports.open_sets():
                 for stream in ports.streams:
                     heard = self.transport.last_packet(stream)
@@ -251,7 +251,7 @@ class CallTable:
                     media_ports.retired[ports] = quiet_since
 
 
-def _media_expected(media: Media, other: Media) -> bool:
+def media_expected(media: Media, other: Media) -> bool:
     """Whether the party that ``media`` faces should be sending: it says so and its partner wants to hear it."""
     said, wanted = media.party.offer, other.party.offer
     return (said is None or (said.direction.sends and not said.held)) and (wanted is None or wanted.direction.receives)

@@ -33,7 +33,7 @@ class PacketTransport:
     ) -> None:
         self._path = path
         self._workers = workers
-        self._pools = pools
+        self.pools = pools
         self._advertised = advertised
         self._now = now
         self._shortages = RateLimited(log, now, burst=1)
@@ -58,7 +58,7 @@ class PacketTransport:
     def open(self, call_id: str, family: int, pairs: int) -> PortSet:
         """Open ``pairs`` port pairs; all streams of a call go to one worker, so they never wait for another."""
         try:
-            pool = self._pools[family]
+            pool = self.pools[family]
         except KeyError:
             option = "--ip6" if family == IPV6 else "--ip"
             raise ProtocolError(f"Address family IP{family} is not configured ({option})") from None
@@ -92,4 +92,4 @@ class PacketTransport:
         for stream in ports.streams:
             self._path.close_stream(stream)
             del self.owners[stream]
-        self._pools[ports.family].give_back(ports.port, len(ports.streams) // 2, self._now())
+        self.pools[ports.family].give_back(ports.port, len(ports.streams) // 2, self._now())

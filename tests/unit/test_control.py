@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import Any
 
+import bencodepy
 import pytest
 from fakes import TOOLS, FakeTransport
 
 from rtpengine import ProtocolError, ResourceError, ng
 from rtpengine.control import DatagramListener, NgProtocol, ReplyCache, RtpproxyProtocol, bind
+from rtpengine.counts import UNREADABLE, RequestCounts
 from rtpengine.media import Learning
 from rtpengine.rtpproxy_service import RtpproxyService
-from rtpengine.service import log_final_statistics
+from rtpengine.service import NgService, log_final_statistics
 from rtpengine.table import CallTable, Limits
 
 PING = b"d7:command4:pinge"
@@ -237,3 +239,80 @@ def test_mapped_addresses_are_ipv4() -> None:
         listener.on_readable()
         assert client.recv(100) == b"1 " + PONG
     listener.sock.close()
+
+
+# Counting
+
+
+class Ticks:
+    """A clock that goes on by a quarter of a second whenever it is read."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.25
+        return self.now
+
+
+def calls(limit: int = 1000) -> CallTable:
+    return CallTable(FakeTransport(limit=limit), Limits(), Learning.HEURISTIC, TOOLS, log_final_statistics)
+
+
+@pytest.mark.parametrize(
+    ("request_", "command", "failed"),
+    [
+        ({"command": "ping"}, "ping", 0),
+        ({"command": "query", "call-id": "none"}, "query", 1),
+        ({"command": "delete", "call-id": "none", "from-tag": "a"}, "delete", 0),
+        ({"command": "offer", "call-id": "c", "from-tag": "a", "sdp": "nonsense"}, "offer", 1),
+        ({"command": "offer", "call-id": "c"}, UNREADABLE, 1),
+        ({"command": "<script>"}, UNREADABLE, 1),
+    ],
+)
+def test_ng_requests_are_counted(request_: dict[str, Any], command: str, failed: int) -> None:
+    counts = RequestCounts()
+    protocol = NgProtocol(NgService(calls()), counts=counts, clock=Ticks())
+    protocol.answer(b"1", bencodepy.encode(request_), "192.0.2.9", 1.0, 1.0)
+    assert (counts.requests, counts.seconds) == ({("192.0.2.9", command): 1}, {("192.0.2.9", command): 0.25})
+    assert counts.errors == {"192.0.2.9": failed}
+
+
+def test_our_own_faults_are_counted_as_errors() -> None:
+    counts, service = RequestCounts(), CountingService()
+    service.failure = RuntimeError("our own fault")
+    protocol = NgProtocol(service, counts=counts)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError):
+        protocol.answer(b"1", PING, "192.0.2.9", 1.0, 1.0)
+    assert counts.errors == {"192.0.2.9": 1}
+    assert counts.requests == {("192.0.2.9", "ping"): 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "command", "failed"),
+    [
+        (b"V", "version", 0),
+        (b"U c@x 192.0.2.1 5004 f;1", "update", 0),
+        (b"L c@x 192.0.2.1 5004 f;1 t;1", "lookup", 0),
+        (b"Q c@x f", "query", 1),
+        (b"d none f", "delete", 1),
+        (b"X", UNREADABLE, 1),
+        (b"", UNREADABLE, 1),
+        (b"U c@x", "update", 1),
+        (b"\xff\xfe", UNREADABLE, 1),
+    ],
+)
+def test_rtpproxy_requests_are_counted(line: bytes, command: str, failed: int) -> None:
+    counts = RequestCounts()
+    protocol = RtpproxyProtocol(RtpproxyService(calls(), "192.0.2.1"), counts, Ticks())
+    protocol.answer(b"1", line, "192.0.2.9", 1.0, 1.0)
+    assert (counts.requests, counts.seconds) == ({("192.0.2.9", command): 1}, {("192.0.2.9", command): 0.25})
+    assert counts.errors == {"192.0.2.9": failed}
+
+
+def test_an_update_without_ports_is_an_error() -> None:
+    counts = RequestCounts()
+    protocol = RtpproxyProtocol(RtpproxyService(calls(limit=2), "192.0.2.1"), counts)
+    for call in (b"a", b"b"):
+        protocol.answer(call, b"U " + call + b" 192.0.2.1 5004 f;1", "192.0.2.9", 1.0, 1.0)
+    assert counts.errors == {"192.0.2.9": 1}

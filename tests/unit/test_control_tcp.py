@@ -11,10 +11,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
+from fakes import TOOLS, FakeTransport
 
 from rtpengine import control_tcp
 from rtpengine.control_tcp import IDLE_S, MAX_CONNECTIONS, MAX_UNREAD, Server
+from rtpengine.counts import RequestCounts
 from rtpengine.log import prefix
+from rtpengine.media import Learning
+from rtpengine.openser_service import OpenserService
+from rtpengine.table import CallTable, Limits
 
 WAIT_S = 10
 VERSION = b"Version: 3\n"
@@ -24,6 +29,7 @@ class EchoService:
     """Replies with what it was told to, and keeps the lines and the lists of connections that it was given."""
 
     def __init__(self) -> None:
+        self.refused = 0
         self.lines: list[bytes] = []
         self.connections: list[list[str]] = []
         self.reply = VERSION
@@ -513,3 +519,25 @@ def test_the_port_can_be_had_again_at_once() -> None:
         wire.server = await serve(wire.service, lambda: wire.now, address)
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("line", "command", "failed"),
+    [
+        (b"version", "version", 0),
+        (b"request c@h 192.0.2.4:7078:audio 192.0.2.4 a l b r ua info=fromtag:f1", "request", 0),
+        (b"lookup none@h 192.0.2.4:7078:audio 192.0.2.4 a l b r ua info=fromtag:f1,totag:t1", "lookup", 1),
+        (b"delete none@h info=", "delete", 1),
+        (b"quit", "quit", 0),
+        (b"build", "build", 0),
+    ],
+)
+def test_requests_are_counted(line: bytes, command: str, failed: int) -> None:
+    counts = RequestCounts()
+    readings = iter((1.0, 1.25))
+    table = CallTable(FakeTransport(), Limits(), Learning.HEURISTIC, TOOLS, lambda *_: None)
+    service = OpenserService(table, lambda: (0, 0))
+    server = Server(service, [], lambda: 5.0, counts, lambda: next(readings))
+    server._answer("192.0.2.9:4711", line)
+    assert (counts.requests, counts.seconds) == ({("192.0.2.9", command): 1}, {("192.0.2.9", command): 0.25})
+    assert counts.errors == {"192.0.2.9": failed}

@@ -21,6 +21,8 @@ from rtpengine import (
     config,
     control,
     control_tcp,
+    counts,
+    metrics,
     ng,
     ng_keys,
     openser,
@@ -278,6 +280,8 @@ NUMBERS = [
     (TCP, f"| Silence | {control_tcp.IDLE_S:.0f} seconds "),
     (TCP, f"| Reply that is not read | {control_tcp.MAX_UNREAD} bytes |"),
     (TCP, f"< Version: {rtpengine.__version__} "),
+    (HTTP, f"of more than {counts.MAX_CLIENTS} the further ones are `{counts.OTHERS}`"),
+    (HTTP, f"the `request` `{counts.UNREADABLE}`"),
     (HTTP, f"| Connections | {web.MAX_CONNECTIONS} |"),
     (HTTP, f"| Body of a request | {web.MAX_BODY} bytes, not"),
     (HTTP, f"what was asked for | {web.REQUEST_S:.0f} seconds without"),
@@ -318,6 +322,13 @@ def test_each_reason_for_userspace_is_explained() -> None:
 
 def test_each_drop_reason_is_explained() -> None:
     assert [row[0] for row in rows(section(MEDIA, "Counters"))] == [f"`{reason}`" for reason in _DROP_REASONS]
+
+
+def test_each_metric_has_its_row() -> None:
+    listed = {row[0].strip("`"): (row[1], row[3], row[4]) for row in rows(section(HTTP, "Metrics"))}
+    assert listed == {name: (spec.kind, spec.text, spec.unit) for name, spec in metrics.METRICS.items()}
+    reasons = re.search(r"`closed_sessions_total` tells (.*?)\n\n", HTTP, re.DOTALL)
+    assert reasons and set(re.findall(r"`(\w+)`", reasons[1])) == {*counts.REASONS, "rejected"}
 
 
 def test_make_targets_are_those_of_the_makefile() -> None:

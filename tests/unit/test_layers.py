@@ -22,6 +22,7 @@ LAYERS = {
             "call",
             "table",
             "admission",
+            "counts",
             "report",
             "service",
             "rtpproxy_service",
@@ -44,7 +45,7 @@ LAYERS = {
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
     4: {
         *("control", "control_tcp", "daemon", "config", "config_file", "reload", "supervision", "log", "process"),
-        *("transport", "offload", "web", "__main__"),
+        *("transport", "offload", "web", "website", "metrics", "__main__"),
     },
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
