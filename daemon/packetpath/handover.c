@@ -73,10 +73,10 @@ int pp_stream_sync(struct pp *pp, int64_t id, const struct pp_progress *in)
 		learn_forwarded(&s->learn, in, monotonic_ns());
 		if (in->packets)
 			s->counters.last_packet_ns = s->learn.heard_ns;
-		secure_advance(s, RECEIVE, &in->received);
+		secure_advance(w, s, RECEIVE, &in->received);
 		sink = stream_find(&w->table, s->rtp_sink);
 		if (sink)
-			secure_advance(sink, SEND, &in->sent);
+			secure_advance(w, sink, SEND, &in->sent);
 	}
 	worker_unlock(w);
 	return s ? 0 : -ENOENT;

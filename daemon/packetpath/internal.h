@@ -78,6 +78,7 @@ struct stream {
 	uint8_t read_ahead;		/* packets to ask the socket for, 1..BATCH */
 	uint8_t reads;			/* of one packet since it last had no more */
 	uint8_t payload_type;
+	bool held;			/* its socket is not read: see resume.c */
 	struct learn learn;
 	struct pp_counters counters;
 	struct context *context[DIRECTIONS];
@@ -172,10 +173,12 @@ void worker_lock(struct worker *worker);
 void worker_unlock(struct worker *worker);
 void worker_event(struct worker *worker, const struct pp_event *event);
 void worker_event_confirmed(struct worker *worker, const struct stream *stream);
+void worker_event_index(struct worker *worker, const struct stream *stream);
 
 /* stream.c */
 struct worker *stream_lock(struct pp *pp, int64_t id);
 struct stream *stream_find(const struct table *table, int64_t id);
+int stream_watch(const struct worker *worker, struct stream *stream);
 void table_free(struct table *table);
 
 /* relay.c */
@@ -200,7 +203,8 @@ void early_free(struct worker *worker);
 bool secure_unprotect(struct worker *worker, struct stream *stream, struct packet *packet);
 bool secure_protect(struct worker *worker, struct stream *stream, struct packet *packet);
 void secure_sources(const struct stream *stream, enum direction direction, struct pp_sources *out);
-void secure_advance(struct stream *stream, enum direction direction, const struct pp_sources *in);
+void secure_advance(struct worker *worker, struct stream *stream, enum direction direction,
+		    const struct pp_sources *in);
 struct scope *secure_leave(struct worker *worker, struct stream *stream);
 void scope_free(struct scope *scope);
 void secure_free(struct worker *worker);

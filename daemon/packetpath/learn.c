@@ -507,3 +507,64 @@ int learn_configure(struct learn *learn, const struct pp_config *config, uint64_
 	aim(learn);
 	return result;
 }
+
+/**
+ * learn_save() - what has been learned of the party
+ * @learn: state of the stream
+ * @out: its addresses, rank, ssrc, seq and flags are filled
+ *
+ * Context: the owner of @learn; takes no lock, reads no clock.
+ */
+void learn_save(const struct learn *learn, struct pp_saved *out)
+{
+	out->accept_from = learn->accept_from;
+	memcpy(out->validated, learn->validated, sizeof(out->validated));
+	out->rank = learn->rank;
+	out->ssrc = learn->ssrc;
+	out->seq = learn->seq;
+	out->flags |= (learn->confirmed ? PP_SAVED_CONFIRMED : 0) | (learn->nominated ? PP_SAVED_NOMINATED : 0) |
+		      (learn->identified ? PP_SAVED_IDENTIFIED : 0);
+}
+
+static bool is_sane(const struct pp_saved *in)
+{
+	unsigned int i;
+
+	for (i = 0; i < LEARN_VALIDATED; i++)
+		if (in->validated[i].family && !is_unicast(&in->validated[i]))
+			return false;
+	if (in->rank > LEARN_RANK_VALIDATED || in->seq > UINT16_MAX)
+		return false;
+	if (!in->accept_from.family)
+		return !(in->flags & (PP_SAVED_CONFIRMED | PP_SAVED_NOMINATED));
+	return is_unicast(&in->accept_from);
+}
+
+/**
+ * learn_restore() - go on from what another process had learned
+ * @learn: state of the stream, which has been configured as it was there
+ * @in: of learn_save()
+ * @now_ns: CLOCK_MONOTONIC
+ *
+ * While nobody listened the party has not been silent: whoever wants to take its place has to wait as if it had
+ * just been heard.
+ * Return: 0, or -1 for what cannot be, and nothing has changed then.
+ * Context: the owner of @learn; takes no lock, reads no clock.
+ */
+int learn_restore(struct learn *learn, const struct pp_saved *in, uint64_t now_ns)
+{
+	if (!is_sane(in))
+		return -1;
+	learn->accept_from = in->accept_from;
+	memcpy(learn->validated, in->validated, sizeof(learn->validated));
+	learn->rank = in->rank;
+	learn->ssrc = in->ssrc;
+	learn->seq = in->seq;
+	learn->identified = !!(in->flags & PP_SAVED_IDENTIFIED);
+	learn->confirmed = !!(in->flags & PP_SAVED_CONFIRMED);
+	learn->nominated = !!(in->flags & PP_SAVED_NOMINATED);
+	learn->heard_ns = now_ns;
+	learn->started_ns = now_ns;
+	aim(learn);
+	return 0;
+}

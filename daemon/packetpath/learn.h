@@ -98,6 +98,8 @@ struct learn {
 int learn_configure(struct learn *learn, const struct pp_config *config, uint64_t now_ns);
 int learn_packet(struct learn *learn, const struct learn_packet *packet);
 int learn_validate(struct learn *learn, const struct pp_address *source, uint32_t nominated, uint64_t now_ns);
+void learn_save(const struct learn *learn, struct pp_saved *out);
+int learn_restore(struct learn *learn, const struct pp_saved *in, uint64_t now_ns);
 void learn_forwarded(struct learn *learn, const struct pp_progress *in, uint64_t now_ns);
 int learn_srtp_standing(const struct learn *learn, const struct learn_packet *packet);
 int learn_dtls_standing(const struct learn *learn, const struct pp_address *source);

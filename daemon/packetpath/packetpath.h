@@ -121,16 +121,47 @@ struct pp_progress {
 	struct pp_sources sent;		/* under ours for the party of rtp_sink */
 };
 
+/* pp_saved.flags */
+#define PP_SAVED_CONFIRMED 1
+#define PP_SAVED_NOMINATED 2
+#define PP_SAVED_IDENTIFIED 4	/* ssrc and seq are valid */
+#define PP_SAVED_HEARD 8	/* something was accepted */
+
+/* What a stream has learned and counted, for the one that takes its place in another process. */
+struct pp_saved {
+	uint64_t packets;
+	uint64_t bytes;
+	uint64_t errors;
+	uint64_t drops[10];		/* PP_DROP_REASONS */
+	struct pp_address accept_from;
+	struct pp_address validated[4];	/* the latest first, family 0: unused */
+	uint32_t flags;			/* PP_SAVED_* */
+	uint32_t rank;			/* enum learn_rank of accept_from */
+	uint32_t ssrc;
+	uint32_t seq;
+	uint32_t payload_type;
+	uint32_t reserved;
+};
+
+/* One SRTP context of a stream's scope. */
+struct pp_saved_context {
+	struct srtp_keys keys;
+	uint32_t sending;		/* ours, not the party's */
+	uint32_t own_rtcp;		/* has given SRTCP indices of its own */
+	struct srtp_saved srtp;
+};
+
 enum pp_event_type {
 	PP_EVENT_CONFIRMED = 1,		/* the stream has settled on a source: see pp_stream_state() */
 	PP_EVENT_STUN = 2,		/* a datagram for us */
 	PP_EVENT_DTLS = 3,
+	PP_EVENT_INDEX = 4,		/* an SRTP index has come far: time to save the call again */
 };
 
 struct pp_event {
 	int64_t id;
 	uint32_t type;			/* enum pp_event_type */
-	uint32_t len;			/* of data, 0 for PP_EVENT_CONFIRMED */
+	uint32_t len;			/* of data, 0 where there is none */
 	struct pp_address source;
 	uint8_t data[2048];		/* PP_EVENT_DATA_MAX; what is longer is dropped as malformed */
 };
@@ -159,6 +190,13 @@ int pp_stream_close(struct pp *pp, int64_t id);
 int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out);
 int pp_stream_sources(struct pp *pp, int64_t id, struct pp_sources *received, struct pp_sources *sent);
 int pp_stream_sync(struct pp *pp, int64_t id, const struct pp_progress *in);
+int64_t pp_stream_adopt(struct pp *pp, uint32_t worker, int fd);
+int pp_stream_resume(struct pp *pp, int64_t id);
+int pp_stream_hold(struct pp *pp, int64_t id);
+int pp_stream_save(struct pp *pp, int64_t id, struct pp_saved *out);
+int pp_stream_restore(struct pp *pp, int64_t id, const struct pp_saved *in);
+int pp_stream_save_context(struct pp *pp, int64_t id, uint32_t number, struct pp_saved_context *out);
+int pp_stream_restore_context(struct pp *pp, int64_t id, const struct pp_saved_context *in, uint32_t late);
 int pp_events(struct pp *pp, struct pp_event *out, uint32_t max);
 int pp_stats(struct pp *pp, struct pp_stats *out);
 

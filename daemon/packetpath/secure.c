@@ -8,10 +8,7 @@
 #include <string.h>
 
 #include "bucket.h"
-#include "srtp.h"
-
-/* Of a scope, used or not; beyond it the unused one that has rested longest goes. */
-#define SCOPE_CONTEXTS 32
+#include "secure.h"
 
 /* MACs that may fail on packets from elsewhere, before such packets are dropped unseen. */
 #define FORGED_BURST 64
@@ -19,24 +16,6 @@
 
 /* SRTP_F_* that srtp_keys.flags may have */
 #define KNOWN_FLAGS (SRTP_F_UNENCRYPTED_SRTP | SRTP_F_UNENCRYPTED_SRTCP | SRTP_F_UNAUTHENTICATED_SRTP)
-
-/* One direction under one master key; its indices go on for as long as the scope lasts. */
-struct context {
-	struct context *next;
-	struct srtp *srtp;
-	struct srtp_keys keys;
-	enum direction direction;
-	uint32_t streams;		/* that use it */
-	bool own_rtcp;			/* has given SRTCP indices of its own */
-};
-
-/* The contexts of the streams that share keys: RTP and RTCP of one media, and sockets that replace others. */
-struct scope {
-	struct scope *next;
-	uint64_t id;
-	struct context *contexts;	/* the one used last comes first */
-	uint32_t streams;
-};
 
 /* What a control call allocates, and frees, without the lock. */
 struct spare {
@@ -47,7 +26,11 @@ struct spare {
 	bool want[DIRECTIONS];
 };
 
-static void context_free(struct context *context)
+/**
+ * context_free() - free a context and wipe its keys
+ * @context: one that is in no scope, or NULL
+ */
+void context_free(struct context *context)
 {
 	if (!context)
 		return;
@@ -56,7 +39,14 @@ static void context_free(struct context *context)
 	free(context);
 }
 
-static struct context *context_new(const struct srtp_keys *keys, enum direction direction)
+/**
+ * context_new() - a context that nothing has passed through
+ * @keys: master keys
+ * @direction: what they protect
+ *
+ * Return: the context, NULL for keys that srtp_open() refuses, or if memory ran out.
+ */
+struct context *context_new(const struct srtp_keys *keys, enum direction direction)
 {
 	struct context *context = calloc(1, sizeof(*context));
 
@@ -148,7 +138,15 @@ static bool same_keys(const struct srtp_keys *a, const struct srtp_keys *b)
 	return !memcmp(a, b, offsetof(struct srtp_keys, mki)) && !memcmp(a->mki, b->mki, a->mki_len);
 }
 
-static struct context *context_find(struct scope *scope, const struct srtp_keys *keys, enum direction direction)
+/**
+ * context_find() - the context of these keys
+ * @scope: where to look, or NULL
+ * @keys: master keys
+ * @direction: what they protect
+ *
+ * Return: the context, or NULL. Context: lock held.
+ */
+struct context *context_find(struct scope *scope, const struct srtp_keys *keys, enum direction direction)
 {
 	struct context *context = scope ? scope->contexts : NULL;
 
@@ -262,7 +260,11 @@ static void apply(struct worker *w, struct stream *s, uint64_t id, const struct 
 	}
 }
 
-static bool valid_keys(const struct srtp_keys *keys)
+/**
+ * secure_valid_keys() - whether keys name a suite and parameters that there are
+ * @keys: the keys, NULL for none
+ */
+bool secure_valid_keys(const struct srtp_keys *keys)
 {
 	return !keys || (keys->suite > SRTP_NONE && keys->suite < SRTP_SUITES && !(keys->flags & ~KNOWN_FLAGS));
 }
@@ -311,7 +313,7 @@ int pp_stream_protect(struct pp *pp, int64_t id, uint64_t scope, const struct sr
 	struct spare spare = { 0 };
 	int result;
 
-	if (!valid_keys(receive) || !valid_keys(send))
+	if (!secure_valid_keys(receive) || !secure_valid_keys(send))
 		return -EINVAL;
 	do {
 		result = protect_locked(pp, id, scope, keys, &spare);
@@ -402,6 +404,8 @@ bool secure_unprotect(struct worker *worker, struct stream *stream, struct packe
 	}
 	if (bucket)
 		bucket_give_back(bucket, FORGED_PER_S);
+	if (srtp_take_milestone(context->srtp))
+		worker_event_index(worker, stream);
 	packet->len = result;
 	if (packet->rtcp || !(context->keys.flags & SRTP_F_UNAUTHENTICATED_SRTP))
 		packet->seen.authentic = srtp_is_newest(context->srtp) ? LEARN_AUTHENTIC_NEWEST : LEARN_AUTHENTIC;
@@ -424,6 +428,8 @@ bool secure_protect(struct worker *worker, struct stream *stream, struct packet 
 
 	if (packet->pass) {
 		srtp_follow(context->srtp, stream->context[RECEIVE]->srtp);
+		if (srtp_take_milestone(context->srtp))
+			worker_event_index(worker, packet->sink);
 		return true;
 	}
 	if (!context) {
@@ -439,6 +445,8 @@ bool secure_protect(struct worker *worker, struct stream *stream, struct packet 
 		drop(worker, stream, result == SRTP_ERROR_MALFORMED ? PP_DROP_MALFORMED : reason_of(result));
 		return false;
 	}
+	if (srtp_take_milestone(context->srtp))
+		worker_event_index(worker, packet->sink);
 	context->own_rtcp |= packet->rtcp;
 	packet->len = result;
 	return true;
@@ -472,13 +480,15 @@ void secure_sources(const struct stream *stream, enum direction direction, struc
 
 /**
  * secure_advance() - take over how far SSRCs of RTP have come elsewhere
+ * @worker: the stream's worker
  * @stream: the stream
  * @direction: whose packets: the party's or ours
  * @in: at most PP_SOURCES of them; nothing goes back
  *
  * Context: lock held.
  */
-void secure_advance(struct stream *stream, enum direction direction, const struct pp_sources *in)
+void secure_advance(struct worker *worker, struct stream *stream, enum direction direction,
+		    const struct pp_sources *in)
 {
 	struct srtp_index known[PP_SOURCES];
 	uint32_t i;
@@ -488,4 +498,6 @@ void secure_advance(struct stream *stream, enum direction direction, const struc
 	for (i = 0; i < in->count; i++)
 		known[i] = (struct srtp_index) { .ssrc = in->source[i].ssrc, .rtp = in->source[i].window };
 	srtp_advance(stream->context[direction]->srtp, known, in->count);
+	if (srtp_take_milestone(stream->context[direction]->srtp))
+		worker_event_index(worker, stream);
 }

@@ -21,6 +21,7 @@ _Static_assert(SRTP_SSRC_MAX == RTP_SOURCES, "the size of the tables");
 struct srtp_half {
 	struct srtp_session session;
 	struct rtp_sources sources;
+	uint64_t resumed;		/* bit per slot: the SSRC was restored late and has not been heard since */
 };
 
 /* What passed last on the way in. */
@@ -36,6 +37,7 @@ struct srtp {
 	struct srtp_half rtcp;
 	uint64_t rtcp_next;		/* the index of the next SRTCP packet to send, whoever's it is */
 	struct last last;
+	bool milestone;			/* an index has come far: see srtp_take_milestone() */
 	uint32_t flags;			/* SRTP_F_* */
 	uint32_t mki_len;
 	uint8_t mki[SRTP_MKI_MAX];
@@ -129,16 +131,44 @@ static struct rtp_window *window_of(struct rtp_sources *sources, uint32_t ssrc)
 	return slot < 0 ? NULL : &sources->window[slot];
 }
 
+static bool passes_milestone(uint64_t from, uint64_t to)
+{
+	return from && to > from && (to - 1) >> SRTP_MILESTONE_BITS != (from - 1) >> SRTP_MILESTONE_BITS;
+}
+
+/*
+ * Enters an index. Of an SSRC that was restored late nobody knows what else has passed below it: nothing
+ * that is older than its first packet may pass any more.
+ */
+static bool pass(struct srtp *srtp, struct srtp_half *half, uint32_t ssrc, uint64_t index)
+{
+	struct rtp_window *window = window_of(&half->sources, ssrc);
+	bool newest;
+	int slot;
+
+	if (window && passes_milestone(window->next, index + 1))
+		srtp->milestone = true;
+	newest = rtp_source_pass(&half->sources, ssrc, index);
+	if (!half->resumed)
+		return newest;
+	slot = rtp_source_find(&half->sources, ssrc);
+	if (half->resumed >> slot & 1) {
+		half->resumed &= ~(1ULL << slot);
+		memset(half->sources.window[slot].seen, 0xff, sizeof(half->sources.window[slot].seen));
+	}
+	return newest;
+}
+
 static void accepted(struct srtp *srtp, struct srtp_half *half, const struct srtp_packet *packet)
 {
-	srtp->last.newest = rtp_source_pass(&half->sources, packet->ssrc, packet->index);
+	srtp->last.newest = pass(srtp, half, packet->ssrc, packet->index);
 	srtp->last.rtcp = half->session.rtcp;
 	srtp->last.ssrc = packet->ssrc;
 	srtp->last.index = packet->index;
 }
 
 /* Encrypts, appends what belongs behind the packet, and only then remembers its index. */
-static int seal(const struct srtp *srtp, struct srtp_half *half, struct srtp_packet *packet)
+static int seal(struct srtp *srtp, struct srtp_half *half, struct srtp_packet *packet)
 {
 	struct trailer t = trailer_of(srtp, &half->session);
 	uint8_t *end = packet->data + packet->len;
@@ -153,7 +183,7 @@ static int seal(const struct srtp *srtp, struct srtp_half *half, struct srtp_pac
 		end[t.word + 3] = (uint8_t)packet->index;
 	}
 	memcpy(end + t.mki, srtp->mki, srtp->mki_len);
-	rtp_source_pass(&half->sources, packet->ssrc, packet->index);
+	pass(srtp, half, packet->ssrc, packet->index);
 	return (int)(packet->len + t.len);
 }
 
@@ -209,6 +239,8 @@ int srtcp_protect(struct srtp *srtp, uint8_t *packet, uint32_t len, uint32_t roo
 	if (p.index >= RTCP_INDEX_END)
 		return SRTP_ERROR_EXHAUSTED;
 	srtp->rtcp_next++;
+	if (!(srtp->rtcp_next & ((1 << SRTP_MILESTONE_BITS) - 1)))
+		srtp->milestone = true;
 	return seal(srtp, half, &p);
 }
 
@@ -379,7 +411,7 @@ void srtp_follow(struct srtp *srtp, const struct srtp *receiver)
 {
 	const struct last *last = &receiver->last;
 
-	rtp_source_pass(last->rtcp ? &srtp->rtcp.sources : &srtp->rtp.sources, last->ssrc, last->index);
+	pass(srtp, last->rtcp ? &srtp->rtcp : &srtp->rtp, last->ssrc, last->index);
 	if (last->rtcp && last->index >= srtp->rtcp_next)
 		srtp->rtcp_next = last->index + 1;
 }
@@ -411,7 +443,8 @@ int srtp_indices(const struct srtp *srtp, struct srtp_index *out, uint32_t max)
 	return (int)count;
 }
 
-static void merge(struct rtp_sources *sources, uint32_t ssrc, struct rtp_window window, uint64_t end)
+static void merge(struct srtp *srtp, struct rtp_sources *sources, uint32_t ssrc, struct rtp_window window,
+		  uint64_t end)
 {
 	int slot = rtp_source_find(sources, ssrc);
 
@@ -419,6 +452,8 @@ static void merge(struct rtp_sources *sources, uint32_t ssrc, struct rtp_window 
 		return;
 	if (slot < 0)
 		slot = (int)rtp_source_enter(sources, ssrc);
+	if (passes_milestone(sources->window[slot].next, window.next))
+		srtp->milestone = true;
 	rtp_window_merge(&sources->window[slot], &window);
 }
 
@@ -435,9 +470,81 @@ void srtp_advance(struct srtp *srtp, const struct srtp_index *in, uint32_t count
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
-		merge(&srtp->rtp.sources, in[i].ssrc, in[i].rtp, RTP_INDEX_END);
-		merge(&srtp->rtcp.sources, in[i].ssrc, in[i].rtcp, RTCP_INDEX_END);
+		merge(srtp, &srtp->rtp.sources, in[i].ssrc, in[i].rtp, RTP_INDEX_END);
+		merge(srtp, &srtp->rtcp.sources, in[i].ssrc, in[i].rtcp, RTCP_INDEX_END);
 		if (in[i].rtcp.next > srtp->rtcp_next && in[i].rtcp.next <= RTCP_INDEX_END)
 			srtp->rtcp_next = in[i].rtcp.next;
 	}
+}
+
+/**
+ * srtp_take_milestone() - has an index come so far that it should be saved again?
+ * @srtp: context
+ *
+ * True once for every 2^SRTP_MILESTONE_BITS, for whichever SSRC: what was saved stays within reach of
+ * the estimate then (RFC 3711 3.3.1).
+ */
+int srtp_take_milestone(struct srtp *srtp)
+{
+	bool milestone = srtp->milestone;
+
+	srtp->milestone = false;
+	return milestone;
+}
+
+/**
+ * srtp_save() - all that another context with the same keys has to know to go on from here
+ * @srtp: context
+ * @out: filled
+ */
+void srtp_save(const struct srtp *srtp, struct srtp_saved *out)
+{
+	_Static_assert(sizeof(out->retired[0]) == sizeof(srtp->rtp.sources.retired), "the size of the filter");
+
+	memset(out, 0, sizeof(*out));
+	out->rtcp_next = srtp->rtcp_next;
+	out->count = srtp_indices(srtp, out->index, SRTP_INDEX_MAX);
+	memcpy(out->retired[0], srtp->rtp.sources.retired, sizeof(out->retired[0]));
+	memcpy(out->retired[1], srtp->rtcp.sources.retired, sizeof(out->retired[1]));
+}
+
+static void resume_late(struct srtp_half *half)
+{
+	uint32_t slot;
+
+	for (slot = 0; slot < half->sources.count; slot++) {
+		memset(half->sources.window[slot].seen, 0xff, sizeof(half->sources.window[slot].seen));
+		half->resumed |= 1ULL << slot;
+	}
+}
+
+/**
+ * srtp_restore() - go on from where another context was
+ * @srtp: context with the same keys
+ * @in: of srtp_save(); an index that cannot be is passed over
+ * @late: more may have passed after that was saved, by up to 2^SRTP_MILESTONE_BITS and a pause
+ *
+ * Nothing goes back. Late, no packet passes whose index could have been used meanwhile: SRTCP leaps ahead, and
+ * of RTP, whose numbers are the sender's, nothing that is older than the first packet to come.
+ */
+void srtp_restore(struct srtp *srtp, const struct srtp_saved *in, uint32_t late)
+{
+	uint64_t next = in->rtcp_next < RTCP_INDEX_END ? in->rtcp_next : RTCP_INDEX_END;
+	uint32_t i;
+
+	srtp_advance(srtp, in->index, in->count < SRTP_INDEX_MAX ? in->count : SRTP_INDEX_MAX);
+	for (i = 0; i < RTP_RETIRED_BITS / 64; i++) {
+		srtp->rtp.sources.retired[i] |= in->retired[0][i];
+		srtp->rtcp.sources.retired[i] |= in->retired[1][i];
+	}
+	if (next > srtp->rtcp_next)
+		srtp->rtcp_next = next;
+	srtp->milestone = false;
+	if (!late)
+		return;
+	srtp->rtcp_next += SRTCP_LEAP;
+	if (srtp->rtcp_next > RTCP_INDEX_END)
+		srtp->rtcp_next = RTCP_INDEX_END;
+	resume_late(&srtp->rtp);
+	resume_late(&srtp->rtcp);
 }

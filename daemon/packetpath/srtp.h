@@ -19,6 +19,8 @@
 #define SRTP_OVERHEAD_MAX 275	/* tag of 16, MKI of 255, and the index of SRTCP */
 #define SRTP_SSRC_MAX 64	/* per context and protocol; the least needed one makes room */
 #define SRTP_INDEX_MAX 128	/* entries that srtp_indices() can have */
+#define SRTP_MILESTONE_BITS 14	/* each time that an index has moved so far, whoever saves it should do so again */
+#define SRTCP_LEAP 0x10000	/* what SRTCP skips when it goes on from what may be out of date */
 
 enum srtp_suite {
 	SRTP_NONE = 0,
@@ -79,6 +81,15 @@ struct srtp_index {
 	struct rtp_window rtcp;
 };
 
+/* All that a context must not forget: what no key stream may be used for again. */
+struct srtp_saved {
+	uint64_t rtcp_next;		/* the index of the next SRTCP packet to send */
+	uint64_t retired[2][32];	/* of RTP and RTCP: see rtp_source_retired() */
+	uint32_t count;
+	uint32_t reserved;
+	struct srtp_index index[128];	/* SRTP_INDEX_MAX */
+};
+
 struct srtp;
 
 struct srtp *srtp_open(const struct srtp_keys *keys);
@@ -93,6 +104,9 @@ int srtp_is_newest(const struct srtp *srtp);
 void srtp_follow(struct srtp *srtp, const struct srtp *receiver);
 int srtp_indices(const struct srtp *srtp, struct srtp_index *out, uint32_t max);
 void srtp_advance(struct srtp *srtp, const struct srtp_index *in, uint32_t count);
+int srtp_take_milestone(struct srtp *srtp);
+void srtp_save(const struct srtp *srtp, struct srtp_saved *out);
+void srtp_restore(struct srtp *srtp, const struct srtp_saved *in, uint32_t late);
 int srtp_derive(const struct srtp_keys *keys, uint32_t label, uint8_t *out, uint32_t len);
 
 #endif

@@ -104,22 +104,22 @@ struct worker *stream_lock(struct pp *pp, int64_t id)
 	return pp->worker[id_worker(id)];
 }
 
-/**
- * pp_stream_open() - adopt a bound UDP socket
- * @pp: the packet path
- * @worker: which worker serves it; taken modulo their number
- * @fd: AF_INET or AF_INET6 datagram socket, ours to close from now on
- *
- * The stream drops what it receives until it is configured.
- * Return: its id (positive), or -errno, and then @fd is still the caller's.
- * Context: any thread.
- */
-int64_t pp_stream_open(struct pp *pp, uint32_t worker, int fd)
+/* Have its worker read the socket. */
+int stream_watch(const struct worker *worker, struct stream *stream)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = stream->id };
+
+	if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, stream->fd, &event))
+		return -errno;
+	stream->held = false;
+	return 0;
+}
+
+static int64_t open_stream(struct pp *pp, uint32_t worker, int fd, bool held)
 {
 	struct worker *w = pp->worker[worker % pp->workers];
 	union pp_sockaddr local = { 0 };
 	socklen_t len = sizeof(local);
-	struct epoll_event event;
 	struct stream *s;
 	int64_t result;
 
@@ -136,11 +136,11 @@ int64_t pp_stream_open(struct pp *pp, uint32_t worker, int fd)
 	s->fd = fd;
 	s->read_ahead = 1;
 	s->payload_type = 255;
+	s->held = true;
 	s->counters.id = s->id;
 	address_from_socket(&s->learn.local, &local);
-	event = (struct epoll_event) { .events = EPOLLIN, .data.u64 = s->id };
-	if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &event)) {
-		result = -errno;
+	result = held ? 0 : stream_watch(w, s);
+	if (result) {
 		give_back_slot(&w->table, s);
 		goto unlock;
 	}
@@ -149,6 +149,36 @@ int64_t pp_stream_open(struct pp *pp, uint32_t worker, int fd)
 unlock:
 	worker_unlock(w);
 	return result;
+}
+
+/**
+ * pp_stream_open() - adopt a bound UDP socket
+ * @pp: the packet path
+ * @worker: which worker serves it; taken modulo their number
+ * @fd: AF_INET or AF_INET6 datagram socket, ours to close from now on
+ *
+ * The stream drops what it receives until it is configured.
+ * Return: its id (positive), or -errno, and then @fd is still the caller's.
+ * Context: any thread.
+ */
+int64_t pp_stream_open(struct pp *pp, uint32_t worker, int fd)
+{
+	return open_stream(pp, worker, fd, false);
+}
+
+/**
+ * pp_stream_adopt() - as pp_stream_open(), but read nothing before pp_stream_resume()
+ * @pp: the packet path
+ * @worker: which worker serves it; taken modulo their number
+ * @fd: AF_INET or AF_INET6 datagram socket, ours to close from now on
+ *
+ * What arrives meanwhile waits in the socket.
+ * Return: its id (positive), or -errno, and then @fd is still the caller's.
+ * Context: any thread.
+ */
+int64_t pp_stream_adopt(struct pp *pp, uint32_t worker, int fd)
+{
+	return open_stream(pp, worker, fd, true);
 }
 
 static bool valid_address(const struct pp_address *address, bool need_port)

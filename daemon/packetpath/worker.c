@@ -126,6 +126,20 @@ void worker_event_confirmed(struct worker *worker, const struct stream *stream)
 	worker_event(worker, &event);
 }
 
+/**
+ * worker_event_index() - tell Python that an SRTP index of a stream has come far
+ * @worker: its worker
+ * @stream: the stream
+ *
+ * Context: lock held.
+ */
+void worker_event_index(struct worker *worker, const struct stream *stream)
+{
+	struct pp_event event = { .id = stream->id, .type = PP_EVENT_INDEX };
+
+	worker_event(worker, &event);
+}
+
 static unsigned int drain(struct backlog *b, struct pp_event *out, unsigned int max)
 {
 	size_t fixed = offsetof(struct pp_event, data);
@@ -249,7 +263,7 @@ static unsigned int serve(struct worker *w, const struct epoll_event *events, in
 			since_clock = 0;
 		}
 		s = stream_find(&w->table, events[i].data.u64);
-		if (!s)
+		if (!s || s->held)
 			continue;
 		got = relay_read(w, s);
 		packets += got;

@@ -118,14 +118,14 @@ class Call:
     ends_at: float | None = None
     next_check: float | None = None
     next_deadline: float | None = None
-    _certificate: Certificate | None = None
+    chosen_certificate: Certificate | None = None
 
     @property
     def certificate(self) -> Certificate:
         """The one that was current when the call first needed one, for the call's whole life."""
-        if self._certificate is None:
-            self._certificate = self.tools.certificate()
-        return self._certificate
+        if self.chosen_certificate is None:
+            self.chosen_certificate = self.tools.certificate()
+        return self.chosen_certificate
 
     def leg(self, tag: str) -> Leg | None:
         """The leg with this tag, None if there is none; an unnamed leg is never found."""
@@ -376,24 +376,26 @@ class Call:
             first, second = section.sides
             self._configure(first, second, now, relayed=not section.rejected)
             self._configure(second, first, now, relayed=not section.rejected)
-            if first.ports.peering is not None and second.ports.peering is not None:
-                join(first.ports.peering, second.ports.peering)
+            join_sides(section)
 
     def _configure(self, media: Media, other: Media, now: float, *, relayed: bool) -> None:
         """Tell the packet path about every socket that the party of ``media`` may be sending to."""
         sinks = other.ports.current.streams if relayed and other.ports.current is not None else ()
         ports, sink = media.ports, other.party
         wanted = Wanted(media.party, sink.rtcp_mux, sink.profile, sinks, tuple(ports.open_sets()))
-        if ports.applied == wanted:
-            return
+        if ports.applied != wanted:
+            self.apply(ports, wanted, now)
+
+    def apply(self, ports: MediaPorts, wanted: Wanted, now: float) -> None:
+        """Bring the sockets of one media, and who answers there, in line with ``wanted``."""
         for port_set in wanted.open_sets:
             for pair in range(0, len(port_set.streams), 2):
                 self._configure_pair(port_set.streams[pair : pair + 2], wanted, pair)
         ports.applied = wanted
-        if ports.peering is None and media.party.is_peer and ports.current is not None:
+        if ports.peering is None and wanted.party.is_peer and ports.current is not None:
             ports.peering = Peering(self.transport, ports.current.streams[0], wanted)
         if ports.peering is not None:
-            ports.peering.apply(wanted, self.certificate if media.party.keying.role else None, now)
+            ports.peering.apply(wanted, self.certificate if wanted.party.keying.role else None, now)
 
     def _configure_pair(self, streams: tuple[int, ...], wanted: Wanted, pair: int) -> None:
         rtp = self._stream_config(wanted, pair)
@@ -430,6 +432,13 @@ class Call:
             dtls=party.keying.role != "",
             ufrag=party.reach.local.ufrag if party.reach.mode == "agent" and party.reach.local else "",
         )
+
+
+def join_sides(section: Section) -> None:
+    """Have the two sides of a section pass on checks, where ICE is left to the parties."""
+    first, second = (side.ports.peering for side in section.sides)
+    if first is not None and second is not None:
+        join(first, second)
 
 
 def _key(offer: MediaOffer) -> Endpoint | None:

@@ -179,6 +179,8 @@ class Daemon:
         """Serve until SIGTERM, SIGINT or the end of a drain; ``ready`` is called once everything listens."""
         self._handle_signals()
         loop = asyncio.get_running_loop()
+        if self.offload is not None:
+            self.offload.settle()
         for listener in self.listeners:
             loop.add_reader(listener.sock, listener.on_readable)
         if self.tcp_socket is not None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.x509.oid import NameOID
 
-from rtpengine.dtls_association import FIRST_RESEND_S, HANDSHAKE_S, MAX_RESEND_S, Association
+from rtpengine.dtls_association import FIRST_RESEND_S, HANDSHAKE_S, MAX_RESEND_S, Association, FormerAssociation
 from rtpengine.dtls_library import MISMATCH, Failure, new_context
 from rtpengine.dtls_records import (
     ClientHello,
@@ -50,6 +50,27 @@ _RENEWAL = timedelta(days=15)
 CLOSED_EARLY = "closed by the peer"
 TIMED_OUT = "the handshake timed out"
 NO_PROFILE = "no SRTP profile in common"
+
+
+class CertificateMemory(NamedTuple):
+    """A certificate and its private key, both in DER."""
+
+    certificate: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        """Without the key, so that none gets into a log."""
+        return "CertificateMemory()"
+
+
+class DtlsMemory(NamedTuple):
+    """An association that is connected, and how signalling has described the peer's certificate."""
+
+    remote: Endpoint
+    suite: str
+    fingerprints: tuple[Fingerprint, ...]
+    validated: bool = False
+    target: Endpoint | None = None
 
 
 class DtlsConnected(NamedTuple):
@@ -109,6 +130,8 @@ class Certificate:
         self.fingerprint = Fingerprint("sha-256", certificate.fingerprint(hashes.SHA256()))
         self.context = new_context(certificate, key, profiles)
         self.cookies = Cookies(AESGCM.generate_key(256))
+        self._key = key
+        self._certificate = certificate
         self._expires = expires
 
     @classmethod
@@ -130,12 +153,32 @@ class Certificate:
             .not_valid_after(expires)
             .sign(key, hashes.SHA256())
         )
-        profiles = [profile for suite in suites if (profile := SUITES[suite].profile) is not None]
-        return cls(key, certificate, expires, profiles)
+        return cls(key, certificate, expires, _profiles(suites))
+
+    @classmethod
+    def load(cls, memory: CertificateMemory, suites: Iterable[str] = SUITES) -> Certificate:
+        """One that another process has had; ``suites`` as in :meth:`generate`. Raise ValueError."""
+        key = serialization.load_der_private_key(memory.key, None)
+        certificate = x509.load_der_x509_certificate(memory.certificate)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise ValueError("the key is not the certificate's")
+        # Only calls that have begun with it use it, so it is never replaced.
+        return cls(key, certificate, datetime.max.replace(tzinfo=UTC), _profiles(suites))
+
+    @cached_property
+    def memory(self) -> CertificateMemory:
+        """What :meth:`load` makes the same certificate of."""
+        encoding, unencrypted = serialization.Encoding.DER, serialization.NoEncryption()
+        key = self._key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, unencrypted)
+        return CertificateMemory(self._certificate.public_bytes(encoding), key)
 
     def expires_soon(self, now: datetime) -> bool:
         """Whether it is time for new calls to use another one."""
         return self._expires - now <= _RENEWAL
+
+
+def _profiles(suites: Iterable[str]) -> list[str]:
+    return [profile for suite in suites if (profile := SUITES[suite].profile) is not None]
 
 
 class _Packet(NamedTuple):
@@ -175,6 +218,20 @@ class DtlsEndpoint:
         self._told: set[str] = set()
         self._output: list[tuple[Endpoint, bytes]] = []
         self._events: list[DtlsConnected | DtlsFailed | DtlsClosed] = []
+
+    @property
+    def memory(self) -> DtlsMemory | None:
+        """What another process needs to go on; None unless connected, for a handshake has to begin anew there."""
+        connected = self._connected
+        if connected is None or connected.suite is None:
+            return None
+        fingerprints = self._fingerprints
+        return DtlsMemory(connected.remote, connected.suite, fingerprints, connected.validated, self._target)
+
+    def resume(self, memory: DtlsMemory) -> None:
+        """Be connected as the endpoint of another process was; the keys have to come from there too."""
+        self._connected = FormerAssociation(memory.remote, memory.suite, memory.fingerprints, memory.validated)
+        self._target = memory.target
 
     @property
     def state(self) -> str:

@@ -9,9 +9,11 @@ OpenSSL has repeated its own Finished, after a second.
 
 from __future__ import annotations
 
+from math import inf
+
 from OpenSSL import SSL
 
-from rtpengine.dtls_library import Session, matches
+from rtpengine.dtls_library import FormerSession, Session, matches
 from rtpengine.dtls_records import ClientHello, Record, pack, parse_records, renumber, without_former_hello
 from rtpengine.media import Endpoint, Fingerprint, SrtpKeys
 from rtpengine.srtp import EXPORTER_LABEL, PROFILES, SUITES, split_exported
@@ -126,3 +128,31 @@ class Association:
             return record.data
         self._sequence += 1
         return renumber(record, self._sequence - 1)
+
+
+class FormerAssociation(Association):
+    """One that another process had, of which only the keys are left, and those are the packet path's.
+
+    It holds the place until the peer or signalling begins another one.
+    """
+
+    def __init__(self, remote: Endpoint, suite: str, fingerprints: tuple[Fingerprint, ...], validated: bool) -> None:
+        self.session = FormerSession()
+        self.remote = remote
+        self.random = b""
+        self.validated = validated
+        self.expires = self.resend_at = inf
+        self._suite = suite
+        self._fingerprints = fingerprints
+        self._interval = FIRST_RESEND_S
+        self._flight = []
+        self._sequence = self._received = 0
+
+    @property
+    def suite(self) -> str | None:
+        """The SDES name of what was negotiated."""
+        return self._suite
+
+    def is_one_of(self, fingerprints: tuple[Fingerprint, ...]) -> bool:
+        """Whether signalling describes the certificate as it did then."""
+        return any(fingerprint in self._fingerprints for fingerprint in fingerprints)

@@ -191,6 +191,27 @@ class Session:
         return self._connection.export_keying_material(label, length)
 
 
+class FormerSession(Session):
+    """What another process had: it is connected, and neither hears nor says anything any more."""
+
+    def __init__(self) -> None:
+        self.finished = True
+        self.closed = False
+
+    def expect(self, fingerprints: tuple[Fingerprint, ...]) -> None:
+        """Nothing is left to refuse."""
+
+    def receive(self, records: bytes) -> None:
+        """Nobody can read them."""
+
+    def close(self) -> None:
+        """Nobody can say so."""
+
+    def take_output(self) -> bytes:
+        """Nothing."""
+        return b""
+
+
 def _reason(error: SSL.Error) -> str:
     """OpenSSL's words, of which there are a fixed number; the peer chooses among them at most."""
     try:

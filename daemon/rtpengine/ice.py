@@ -125,6 +125,26 @@ class Verdict(NamedTuple):
     nominated: bool = False
 
 
+class SelectionMemory(NamedTuple):
+    """The selected source of one stream, by the check that chose it; times are ages in seconds."""
+
+    stream: int
+    source: Endpoint | None
+    ufrag: bytes
+    priority: int
+    checked: float
+    claimed: float | None
+
+
+class AgentMemory(NamedTuple):
+    """An agent of ours, with whom it has met, and the one before it if that still answers."""
+
+    local: IceCredentials
+    remote: IceCredentials | None
+    selections: tuple[SelectionMemory, ...]
+    previous: AgentMemory | None = None
+
+
 class Forward(NamedTuple):
     """What a datagram to be relayed comes to: as a :class:`Verdict`, for the party that sent it.
 
@@ -178,6 +198,20 @@ class _Selection:
         self._priority = 0
         self._checked = 0.0
         self._claimed: float | None = None
+
+    @classmethod
+    def restored(cls, memory: SelectionMemory, now: float) -> _Selection:
+        """One that another process had."""
+        selection = cls()
+        selection.source, selection.ufrag, selection._priority = memory.source, memory.ufrag, memory.priority
+        selection._checked = now - memory.checked
+        selection._claimed = None if memory.claimed is None else now - memory.claimed
+        return selection
+
+    def memory(self, stream: int, now: float) -> SelectionMemory:
+        """What :meth:`restored` makes the same of."""
+        claimed = None if self._claimed is None else now - self._claimed
+        return SelectionMemory(stream, self.source, self.ufrag, self._priority, now - self._checked, claimed)
 
     def check(self, source: Endpoint, check: _Check, now: float) -> bool:
         """Take in a valid check; whether its source is the selected one now."""
@@ -260,6 +294,20 @@ class IceAgent:
         self._errors = _Budget(ERROR_BURST, ERRORS_PER_S)
         if previous is not None:
             previous._previous = None
+
+    @classmethod
+    def restored(cls, memory: AgentMemory, now: float) -> IceAgent:
+        """An agent that goes on where that of another process was."""
+        previous = None if memory.previous is None else cls.restored(memory.previous, now)
+        agent = cls(memory.local, memory.remote, previous)
+        agent._selections = {one.stream: _Selection.restored(one, now) for one in memory.selections}
+        return agent
+
+    def memory(self, now: float) -> AgentMemory:
+        """What :meth:`restored` makes the same of."""
+        selections = tuple(one.memory(stream, now) for stream, one in self._selections.items())
+        previous = None if self._previous is None else self._previous.memory(now)
+        return AgentMemory(self.local, self.remote, selections, previous)
 
     @property
     def state(self) -> str:

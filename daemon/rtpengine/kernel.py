@@ -70,7 +70,8 @@ class Entry(NamedTuple):
 class KernelTable:
     """A table of our own: nobody else can change it as long as this object is open, and it outlives us.
 
-    ``taken_over`` counts the targets that a daemon before us had left in it, which are gone; None for a new table.
+    ``taken_over`` counts the targets that a daemon before us had left in it; None for a new table. They go on until
+    :meth:`claim` or :meth:`clear`.
     Methods that change targets raise OSError as the kernel module gives it, and have changed nothing then.
     """
 
@@ -86,7 +87,8 @@ class KernelTable:
         try:
             is_new = _create(root / "control", number)
             self._control, self._list = self._open(root / str(number))
-            self.taken_over = None if is_new else self._clear()
+            self._left = {} if is_new else {(entry.family, entry.port): entry for entry in self.entries()}
+            self.taken_over = None if is_new else len(self._left)
         except OSError as error:
             raise Unavailable(_reason(error)) from None
 
@@ -140,11 +142,20 @@ class KernelTable:
         while data := os.read(self._list, _AT_ONCE * _ENTRY.size):
             yield from map(_entry, _ENTRY.iter_unpack(data))
 
-    def _clear(self) -> int:
-        """Remove all targets, since nobody knows their calls any more; return how many there were."""
-        left = list(self.entries())
-        for entry in left:
-            self._message.target.local.family, self._message.target.local.port = _FAMILIES[entry.family], entry.port
+    def claim(self, local: Endpoint) -> Entry | None:
+        """What the target there has done that a daemon before us had left, which is ours from now on; else None."""
+        if self._left.pop((local.family, local.port), None) is None:
+            return None
+        return self.entry(local)
+
+    def clear(self) -> int:
+        """Remove the targets that were left and not claimed: nobody knows their calls. Return how many there were.
+
+        Raise OSError.
+        """
+        left, self._left = self._left, {}
+        for family, port in left:
+            self._message.target.local.family, self._message.target.local.port = _FAMILIES[family], port
             self._write(self._control, lib.MEDIAPROXY_DEL)
         return len(left)
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 from struct import Struct
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from rtpengine.memory import SrtpMemory, StreamMemory
 
 IPV4 = 4
 IPV6 = 6
@@ -421,6 +424,30 @@ class MediaTransport(Protocol):
 
     def last_packet(self, stream: int) -> float:
         """When the stream last accepted a packet, in monotonic seconds; 0.0 before the first."""
+
+    def reopen(self, call_id: str, family: int, port: int, pairs: int) -> PortSet:
+        """Open the socket pairs from ``port`` on that another process had; nothing is read before :meth:`resume`.
+
+        Raise ResourceError if a port is not to be had, ProtocolError if the family is not configured.
+        """
+
+    def resume(self, ports: PortSet) -> None:
+        """Have reopened sockets read."""
+
+    def save(self, stream: int) -> StreamMemory:
+        """What one stream has learned and counted."""
+
+    def restore(self, stream: int, memory: StreamMemory) -> None:
+        """Go on from what another process has saved, for a stream that is configured. Raise ValueError, OSError."""
+
+    def save_srtp(self, stream: int) -> tuple[SrtpMemory, ...]:
+        """What the keys have been used for that this stream and those of its scope have, or had."""
+
+    def restore_srtp(self, stream: int, contexts: tuple[SrtpMemory, ...], *, late: bool) -> None:
+        """Go on from what another process has saved, for a stream that has got its keys. Raise ValueError, OSError.
+
+        ``late``: they may have been used after that; no index is used that could have been.
+        """
 
 
 class PortSet(NamedTuple):

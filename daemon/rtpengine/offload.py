@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from rtpengine.kernel import Entry, KernelTable
 from rtpengine.media import Endpoint, Progress, Sources, SrtpKeys, StreamConfig, StreamState
+from rtpengine.memory import KernelMemory, StreamMemory
 from rtpengine.packetpath import PacketPath, session_key
 from rtpengine.targets import PENDING, SETTLE_S, End, Target, target_for
 
@@ -73,6 +74,9 @@ class Offload:
         self.last_packet = path.last_packet
         self.send = path.send
         self.validate = path.validate
+        self.save_srtp = path.save_srtp
+        self.restore_srtp = path.restore_srtp
+        self.hold = path.hold
 
     # What signalling does: as the methods of PacketPath
 
@@ -80,6 +84,13 @@ class Offload:
         """Hand over a bound UDP socket, and return the stream's id."""
         local = Endpoint(*sock.getsockname()[:2])
         stream = self._path.open_stream(worker, sock)
+        self._streams[stream] = _Stream(local)
+        return stream
+
+    def adopt_stream(self, worker: int, sock: socket.socket) -> int:
+        """As :meth:`open_stream`, but nothing is read before :meth:`resume`."""
+        local = Endpoint(*sock.getsockname()[:2])
+        stream = self._path.adopt_stream(worker, sock)
         self._streams[stream] = _Stream(local)
         return stream
 
@@ -143,6 +154,57 @@ class Offload:
         known.changed = self._now()
         for concerned in {stream, *known.feeders}:
             self._look_at(concerned, known.changed + SETTLE_S)
+
+    # What outlives the process
+
+    def save(self, stream: int) -> StreamMemory:
+        """What a stream has learned and counted, with what the kernel has done; that includes its SRTP indices."""
+        known = self._streams[stream]
+        if known.target is None:
+            return self._path.save(stream)
+        self._read(stream, known)
+        told = known.told
+        return self._path.save(stream)._replace(kernel=KernelMemory(told.packets, told.bytes, told.drops))
+
+    def restore(self, stream: int, memory: StreamMemory) -> None:
+        """Go on from what another process has saved of a stream."""
+        self._path.restore(stream, memory)
+        if memory.kernel is not None:
+            packets, octets, drops = memory.kernel
+            self._streams[stream].told = _NOTHING._replace(packets=packets, bytes=octets, drops=drops)
+
+    def resume(self, stream: int) -> None:
+        """Have a socket read, and keep what the kernel has gone on forwarding for it meanwhile."""
+        known = self._streams[stream]
+        entry = self._table.claim(known.local)
+        if entry is not None:
+            self._adopt(stream, known, entry)
+        self._path.resume(stream)
+
+    def _adopt(self, stream: int, known: _Stream, entry: Entry) -> None:
+        """Take over the target that a predecessor has left, or remove it if the kernel should not have it now."""
+        if entry.packets < known.told.packets:  # it is not the one of that time
+            known.told = _NOTHING
+        now = self._now()
+        with self.context(stream):
+            self._fold(stream, known, entry)
+            verdict = self._verdict(known, stream, now + SETTLE_S)
+            if isinstance(verdict, str):
+                _attempt(lambda: self._table.remove(known.local))
+                self._look_at(stream, now)
+                return
+            known.target = verdict
+            self._in_kernel[known.local.family, known.local.port] = stream
+            self._update(stream, known, verdict)
+            self._schedule(stream, now + RECHECK_S)
+
+    def settle(self) -> int:
+        """Remove the targets of a predecessor that no stream has taken over; return how many there were."""
+        try:
+            return self._table.clear()
+        except OSError as error:
+            log.warning("the kernel does not forget all streams of another daemon: %s", error.strerror)
+            return 0
 
     # What happens by itself
 

@@ -10,10 +10,12 @@ import os
 import socket
 from collections.abc import Sequence
 from struct import Struct
+from struct import error as StructError
 from typing import Any, NamedTuple
 
 from rtpengine._packetpath import ffi, lib
 from rtpengine.media import IPV4, IPV6, MAX_SOURCES, Endpoint, Progress, Sources, SrtpKeys, StreamConfig, StreamState
+from rtpengine.memory import SourceMemory, SrtpMemory, StreamMemory
 from rtpengine.srtp import SUITES
 
 DEFAULT_PAUSE_US: int = lib.PP_DEFAULT_PAUSE_US
@@ -73,11 +75,19 @@ _CONFIG = _packer("struct pp_config")
 _STATE = _packer("struct pp_state")
 _ADDRESS = _packer("struct pp_address")
 _KEYS = _packer("struct srtp_keys")
+_SAVED = _packer("struct pp_saved")
 _SOURCES = f"I4x{ffi.sizeof('struct pp_source') * MAX_SOURCES}s"
 _PROGRESS = Struct(f"={2 + len(_DROP_REASONS)}Q{_SOURCES}{_SOURCES}")
 assert _PROGRESS.size == ffi.sizeof("struct pp_progress")
 _NO_DROPS = (0,) * len(_DROP_REASONS)
 _NO_ADDRESS = (b"", 0, 0, 0)
+_MAX_VALIDATED: int = dict(ffi.typeof("struct pp_saved").fields)["validated"].type.length
+_MAX_INDICES: int = lib.SRTP_INDEX_MAX
+_INDEX = Struct("=I4x6Q")
+assert _INDEX.size == ffi.sizeof("struct srtp_index")
+_RETIRED_LEN: int = ffi.sizeof(dict(ffi.typeof("struct srtp_saved").fields)["retired"].type)
+_64_BITS = (1 << 64) - 1
+_SUITE_NAMES = {suite.number: suite.name for suite in SUITES.values()}
 _AFTER_DROPS = 5 + len(_DROP_REASONS)  # the index of what follows the counters in a pp_state
 
 
@@ -104,7 +114,13 @@ class DtlsReceived(NamedTuple):
     data: bytes
 
 
-Event = SourceConfirmed | StunReceived | DtlsReceived
+class IndexMoved(NamedTuple):
+    """An SRTP index of a stream has come far, so that what was saved of it should be saved again."""
+
+    stream: int
+
+
+Event = SourceConfirmed | StunReceived | DtlsReceived | IndexMoved
 
 
 class PacketPathStats(NamedTuple):
@@ -194,6 +210,53 @@ def _keys(keys: SrtpKeys) -> tuple[int, int, bytes, bytes, int, int, bytes]:
     return suite.number, flags, keys.key, keys.salt, 0, len(keys.mki), keys.mki
 
 
+def _keys_from_c(keys: Any) -> SrtpKeys:
+    suite = SUITES[_SUITE_NAMES[keys.suite]]
+    return SrtpKeys(
+        suite.name,
+        bytes(ffi.buffer(keys.key, suite.key_len)),
+        bytes(ffi.buffer(keys.salt, suite.salt_len)),
+        bytes(ffi.buffer(keys.mki, keys.mki_len)),
+        bool(keys.flags & lib.SRTP_F_UNENCRYPTED_SRTP),
+        bool(keys.flags & lib.SRTP_F_UNENCRYPTED_SRTCP),
+        bool(keys.flags & lib.SRTP_F_UNAUTHENTICATED_SRTP),
+    )
+
+
+def _srtp_memory(saved: Any) -> SrtpMemory:
+    srtp = saved.srtp
+    indices = ffi.buffer(srtp.index)[: srtp.count * _INDEX.size]
+    retired = bytes(ffi.buffer(srtp.retired))
+    return SrtpMemory(
+        _keys_from_c(saved.keys),
+        bool(saved.sending),
+        bool(saved.own_rtcp),
+        srtp.rtcp_next,
+        tuple(
+            SourceMemory(ssrc, rtp_next, rtp0 | rtp1 << 64, rtcp_next, rtcp0 | rtcp1 << 64)
+            for ssrc, rtp_next, rtp0, rtp1, rtcp_next, rtcp0, rtcp1 in _INDEX.iter_unpack(indices)
+        ),
+        retired if any(retired) else b"",
+    )
+
+
+def _fill_context(saved: Any, memory: SrtpMemory) -> None:
+    if len(memory.sources) > _MAX_INDICES or len(memory.retired) not in (0, _RETIRED_LEN):
+        raise ValueError("more of SRTP than a context can have")
+    _KEYS.pack_into(ffi.buffer(ffi.addressof(saved.keys)), 0, *_keys(memory.keys))
+    saved.sending, saved.own_rtcp = memory.sending, memory.own_rtcp
+    srtp = saved.srtp
+    srtp.rtcp_next, srtp.count = memory.rtcp_next, len(memory.sources)
+    ffi.memmove(srtp.index, b"".join(map(_index, memory.sources)), len(memory.sources) * _INDEX.size)
+    ffi.memmove(srtp.retired, memory.retired, len(memory.retired))
+
+
+def _index(source: SourceMemory) -> bytes:
+    ssrc, rtp_next, rtp_seen, rtcp_next, rtcp_seen = source
+    seen = (rtp_seen & _64_BITS, rtp_seen >> 64), (rtcp_seen & _64_BITS, rtcp_seen >> 64)
+    return _INDEX.pack(ssrc, rtp_next, *seen[0], rtcp_next, *seen[1])
+
+
 def _sources(sources: Any) -> Sources:
     return Sources(sources.count, bytes(ffi.buffer(sources.source)))
 
@@ -202,6 +265,8 @@ def _event(event: Any) -> Event:
     source = _from_c(event.source)
     if event.type == lib.PP_EVENT_CONFIRMED:
         return SourceConfirmed(event.id, source)
+    if event.type == lib.PP_EVENT_INDEX:
+        return IndexMoved(event.id)
     assert source is not None
     data = bytes(ffi.buffer(event.data, event.len))
     return (StunReceived if event.type == lib.PP_EVENT_STUN else DtlsReceived)(event.id, source, data)
@@ -252,13 +317,22 @@ class PacketPath:
         self._progress_bytes = ffi.buffer(self._progress)
         self._keys = ffi.new("struct srtp_keys[2]")
         self._keys_bytes = ffi.buffer(self._keys)
+        self._saved = ffi.new("struct pp_saved *")
+        self._saved_bytes = ffi.buffer(self._saved)
+        self._context = ffi.new("struct pp_saved_context *")
 
     def open_stream(self, worker: int, sock: socket.socket) -> int:
         """Hand a bound UDP socket over to a worker (modulo their number); return the stream's id.
 
         The socket is closed if that fails, with OSError.
         """
-        stream = lib.pp_stream_open(self._pp, worker, sock.fileno())
+        return self._adopted(lib.pp_stream_open(self._pp, worker, sock.fileno()), sock)
+
+    def adopt_stream(self, worker: int, sock: socket.socket) -> int:
+        """As :meth:`open_stream`, but nothing is read before :meth:`resume`; what arrives waits in the socket."""
+        return self._adopted(lib.pp_stream_adopt(self._pp, worker, sock.fileno()), sock)
+
+    def _adopted(self, stream: int, sock: socket.socket) -> int:
         if stream < 0:
             sock.close()
         else:
@@ -370,6 +444,95 @@ class PacketPath:
         counts = [drops.get(reason, 0) for reason in _DROP_REASONS] if drops else _NO_DROPS
         _PROGRESS.pack_into(self._progress_bytes, 0, packets, octets, *counts, *received, *sent)
         check(lib.pp_stream_sync(self._pp, stream, self._progress))
+
+    def resume(self, stream: int) -> None:
+        """Have a held socket read. Raise OSError: ENOENT for a closed stream."""
+        check(lib.pp_stream_resume(self._pp, stream))
+
+    def hold(self, stream: int) -> int:
+        """Read a socket no more, and return its descriptor, which stays the packet path's. Raise OSError (ENOENT)."""
+        return check(lib.pp_stream_hold(self._pp, stream))
+
+    def save(self, stream: int) -> StreamMemory:
+        """What a stream has learned and counted. Raise OSError: ENOENT for a closed stream."""
+        check(lib.pp_stream_save(self._pp, stream, self._saved))
+        fields = _SAVED.unpack(self._saved_bytes)
+        packets, octets, errors = fields[:3]
+        counts, rest = fields[3 : 3 + len(_DROP_REASONS)], fields[3 + len(_DROP_REASONS) :]
+        addresses = [_endpoint(*rest[at : at + 3]) for at in range(0, 4 * (1 + _MAX_VALIDATED), 4)]
+        flags, rank, ssrc, seq, payload_type, _ = rest[4 * (1 + _MAX_VALIDATED) :]
+        return StreamMemory(
+            source=addresses[0],
+            rank=rank,
+            confirmed=bool(flags & lib.PP_SAVED_CONFIRMED),
+            nominated=bool(flags & lib.PP_SAVED_NOMINATED),
+            identified=bool(flags & lib.PP_SAVED_IDENTIFIED),
+            heard=bool(flags & lib.PP_SAVED_HEARD),
+            ssrc=ssrc,
+            seq=seq,
+            validated=tuple(address for address in addresses[1:] if address is not None),
+            payload_type=None if payload_type == _NO_PAYLOAD_TYPE else payload_type,
+            packets=packets,
+            bytes=octets,
+            errors=errors,
+            drops=_drops(counts),
+        )
+
+    def restore(self, stream: int, memory: StreamMemory) -> None:
+        """Go on from what another process has saved of a stream, which has been configured as it was there.
+
+        Raise OSError (ENOENT; EINVAL for what no stream can have learned), ValueError for what is no address.
+        """
+        if len(memory.validated) > _MAX_VALIDATED:
+            raise ValueError("too many validated sources")
+        addresses = [memory.source, *memory.validated, *[None] * (_MAX_VALIDATED - len(memory.validated))]
+        fields = [value for one in addresses for value in (_NO_ADDRESS if one is None else _address(*one))]
+        flags = (
+            (memory.confirmed and lib.PP_SAVED_CONFIRMED)
+            | (memory.nominated and lib.PP_SAVED_NOMINATED)
+            | (memory.identified and lib.PP_SAVED_IDENTIFIED)
+            | (memory.heard and lib.PP_SAVED_HEARD)
+        )
+        payload_type = _NO_PAYLOAD_TYPE if memory.payload_type is None else memory.payload_type
+        try:
+            _SAVED.pack_into(
+                self._saved_bytes,
+                0,
+                *(memory.packets, memory.bytes, memory.errors),
+                *(memory.drops.get(reason, 0) for reason in _DROP_REASONS),
+                *fields,
+                *(flags, memory.rank, memory.ssrc, memory.seq, payload_type, 0),
+            )
+        except StructError as error:
+            raise ValueError(str(error)) from None
+        check(lib.pp_stream_restore(self._pp, stream, self._saved))
+
+    def save_srtp(self, stream: int) -> tuple[SrtpMemory, ...]:
+        """The SRTP contexts of a stream's scope, with those of former keys. Raise OSError: ENOENT."""
+        contexts: list[SrtpMemory] = []
+        try:
+            while check(lib.pp_stream_save_context(self._pp, stream, len(contexts), self._context)):
+                contexts.append(_srtp_memory(self._context))
+        finally:
+            ffi.buffer(self._context)[:] = bytes(ffi.sizeof("struct pp_saved_context"))
+        return tuple(contexts)
+
+    def restore_srtp(self, stream: int, contexts: Sequence[SrtpMemory], *, late: bool) -> None:
+        """Go on from what another process has saved, for a stream that has got its keys.
+
+        ``late``: that process may have used them after it had saved.
+        Raise OSError (ENOENT, EINVAL), ValueError for keys that do not fit their suite and impossible numbers.
+        """
+        saved = self._context
+        buffer = ffi.buffer(saved)
+        for memory in contexts:
+            try:
+                _fill_context(saved, memory)
+                check(lib.pp_stream_restore_context(self._pp, stream, saved, late))
+            except (StructError, OverflowError) as error:
+                raise ValueError(str(error)) from None
+            finally:
+                buffer[:] = bytes(len(buffer))
 
     def events(self) -> list[Event]:
         """Take all events; they are hints, and lost where more than 256 KiB of them wait on one worker."""

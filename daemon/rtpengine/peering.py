@@ -7,17 +7,57 @@ follows goes to the packet path at once: replies, validated sources, keys.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from rtpengine.dtls import Certificate, DtlsClosed, DtlsConnected, DtlsEndpoint, DtlsFailed
-from rtpengine.ice import IceAgent, IceRelay
+from rtpengine.dtls import Certificate, DtlsClosed, DtlsConnected, DtlsEndpoint, DtlsFailed, DtlsMemory
+from rtpengine.ice import AgentMemory, IceAgent, IceRelay
 from rtpengine.media import Endpoint, IceCredentials, MediaTransport, PortSet, SrtpKeys
+from rtpengine.memory import SrtpMemory
 from rtpengine.party import Wanted, stream_endpoint
 
 log = logging.getLogger(__name__)
 
 _Keys = tuple[SrtpKeys | None, SrtpKeys | None]
 _NO_KEYS: _Keys = (None, None)
+
+
+class EndpointMemory(NamedTuple):
+    """The DTLS of one stream: which association it is, in which role of ours, and what is known of it."""
+
+    stream: int
+    association: int
+    role: str
+    dtls: DtlsMemory
+
+
+class PeeringMemory(NamedTuple):
+    """What a peering must not forget; streams have the numbers that whoever keeps it gives them.
+
+    ``keys`` are what each stream's party protects with and what we do; ``srtp`` is how far these have come.
+    """
+
+    agent: AgentMemory | None = None
+    validated: tuple[tuple[int, Endpoint], ...] = ()
+    keys: tuple[tuple[int, SrtpKeys | None, SrtpKeys | None], ...] = ()
+    endpoints: tuple[EndpointMemory, ...] = ()
+    srtp: tuple[SrtpMemory, ...] = ()
+
+    def renumbered(self, number: Mapping[int, int]) -> PeeringMemory:
+        """With other numbers for the streams; those that have none go."""
+        return self._replace(
+            agent=_renumbered_agent(self.agent, number),
+            validated=tuple((number[n], source) for n, source in self.validated if n in number),
+            keys=tuple((number[n], receive, send) for n, receive, send in self.keys if n in number),
+            endpoints=tuple(one._replace(stream=number[one.stream]) for one in self.endpoints if one.stream in number),
+        )
+
+
+def _renumbered_agent(agent: AgentMemory | None, number: Mapping[int, int]) -> AgentMemory | None:
+    if agent is None:
+        return None
+    selections = tuple(one._replace(stream=number[one.stream]) for one in agent.selections if one.stream in number)
+    return agent._replace(selections=selections, previous=_renumbered_agent(agent.previous, number))
 
 
 class Peering:
@@ -37,6 +77,42 @@ class Peering:
         self._associations: dict[int, tuple[int, str]] = {}
         self._endpoints: dict[int, DtlsEndpoint] = {}
         self._validated: dict[int, Endpoint] = {}
+        self.revision = 0
+        """Advances with everything that packets change and that must not be forgotten."""
+
+    # What outlives the process
+
+    def memory(self, now: float) -> PeeringMemory:
+        """What :meth:`restore` makes the same of; times in it are ages. Handshakes under way are not in it."""
+        endpoints = ((stream, endpoint.memory) for stream, endpoint in self._endpoints.items())
+        first = next(self._streams(), None)
+        return PeeringMemory(
+            agent=None if self.agent is None else self.agent.memory(now),
+            validated=tuple(self._validated.items()),
+            keys=tuple((stream, *keys) for stream, keys in self._keys.items() if keys != _NO_KEYS),
+            endpoints=tuple(
+                EndpointMemory(stream, *self._associations[stream], dtls) for stream, dtls in endpoints if dtls
+            ),
+            srtp=() if first is None or not self._keys else self.transport.save_srtp(first[0]),
+        )
+
+    def restore(self, memory: PeeringMemory, certificate: Certificate | None, now: float, *, late: bool) -> None:
+        """Be what another process had, before the first :meth:`apply`; packets must not pass yet.
+
+        ``late``: keys may have been used after that was told, see :meth:`MediaTransport.restore_srtp`.
+        """
+        if memory.agent is not None:
+            self.agent = IceAgent.restored(memory.agent, now)
+        self._validated = dict(memory.validated)
+        for stream, association, role, dtls in memory.endpoints if certificate else ():
+            assert certificate is not None
+            self._endpoints[stream] = DtlsEndpoint(certificate, role, dtls.fingerprints)
+            self._endpoints[stream].resume(dtls)
+            self._associations[stream] = (association, role)
+        for stream, receive, send in memory.keys:
+            self._protect(stream, (receive, send))
+        if memory.keys:
+            self.transport.restore_srtp(memory.keys[0][0], memory.srtp, late=late)
 
     # What signalling wants
 
@@ -124,6 +200,7 @@ class Peering:
     def _protect(self, stream: int, keys: _Keys) -> None:
         if self._keys.get(stream, _NO_KEYS) != keys:
             self._keys[stream] = keys
+            self.revision += 1
             self.transport.protect(stream, self.scope, *keys)
 
     # What arrives
@@ -166,6 +243,7 @@ class Peering:
         self.transport.validate(stream, source, nominated=nominated)
         if nominated and self._validated.get(stream) != source:
             self._validated[stream] = source
+            self.revision += 1
             log.info("ICE: %s nominated", source)
 
     def _shake_hands(self, stream: int, source: Endpoint, now: float) -> None:

@@ -49,6 +49,7 @@ class PortPool:
         self._first = port_min + port_min % 2
         slots = range(max(0, (port_max + 1 - self._first) // 2))
         usable = [s for s in slots if not {self._first + 2 * s, self._first + 2 * s + 1} & set(exclude)]
+        self._usable = frozenset(usable)
         # Two tables that mirror each other, so that a random pick and a removal by port are both O(1).
         self._free = array("H", usable)
         self._place = array("H", [_ABSENT]) * len(slots)
@@ -91,10 +92,36 @@ class PortPool:
             # Somebody else's socket is there: worth another try only later.
             self._resting.extend((now, slot) for slot in set_aside)
 
+    def take_at(self, port: int, pairs: int, now: float) -> list[socket.socket]:
+        """As :meth:`take`, but from this port on, which another process has had; it may lie outside of the range.
+
+        Raise ResourceError if it is not to be had.
+        """
+        self.claim(port, pairs, now)
+        sockets = self._bind(port, 2 * pairs)
+        if not sockets:
+            self.give_back(port, pairs, now)
+            raise ResourceError(f"Port {port} is in use")
+        return sockets
+
+    def claim(self, port: int, pairs: int, now: float) -> None:
+        """Take pairs out of the pool whose sockets are there already. Raise ResourceError if one has been taken."""
+        self._wake(now)
+        slots = self._slots(port, pairs)
+        for slot in slots:
+            if self._place[slot] == _ABSENT:
+                raise ResourceError(f"Port {self._first + 2 * slot} is in use")
+        for slot in slots:
+            self._remove(slot)
+
+    def _slots(self, port: int, pairs: int) -> list[int]:
+        """The pairs as far as they are the pool's: those of another process may lie outside of the range."""
+        first = (port - self._first) // 2
+        return [slot for slot in range(first, first + pairs) if slot in self._usable]
+
     def give_back(self, port: int, pairs: int, now: float) -> None:
         """Let pairs that take() returned rest, then be taken again; their sockets are closed by now."""
-        slot = (port - self._first) // 2
-        self._resting.extend((now, s) for s in range(slot, slot + pairs))
+        self._resting.extend((now, slot) for slot in self._slots(port, pairs))
 
     def _state(self, pairs: int, taken: int) -> str:
         """What an operator needs to know of a pool that has nothing left; others have taken ``taken`` pairs."""
@@ -165,8 +192,7 @@ class PortPool:
         return sockets
 
     def _add_all(self, port: int, count: int) -> None:
-        first = (port - self._first) // 2
-        for slot in range(first, first + count // 2):
+        for slot in self._slots(port, count // 2):
             self._add(slot)
 
     def _set_options(self, sock: socket.socket) -> None:

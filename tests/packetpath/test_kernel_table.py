@@ -62,14 +62,20 @@ def test_two_instances_have_a_table_each(proc: FakeProc, open_table: Open) -> No
     assert [len(proc.tables[number].targets) for number in (0, 63)] == [0, 1]
 
 
-def test_a_table_that_was_left_is_emptied(proc: FakeProc, open_table: Open) -> None:
+def test_a_table_that_was_left_goes_on_until_it_is_claimed_or_emptied(proc: FakeProc, open_table: Open) -> None:
     before = KernelTable(3, proc.root)
     before.add(PLAIN)
     before.add(BACK)
     before.close()
     assert len(proc.tables[3].targets) == 2
-    assert open_table().taken_over == 2
-    assert proc.tables[3].targets == {}
+    table = open_table()
+    assert table.taken_over == 2
+    assert len(proc.tables[3].targets) == 2
+    claimed = table.claim(PLAIN.local)
+    assert claimed is not None and claimed.port == PLAIN.local.port
+    assert table.claim(PLAIN.local) is None
+    assert (table.clear(), table.clear()) == (1, 0)
+    assert set(proc.tables[3].targets) == {2 * PLAIN.local.port}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from rtpengine import ProtocolError, ResourceError
 from rtpengine.dtls import Certificate
 from rtpengine.keying import Tools
 from rtpengine.media import IPV4, IPV6, Endpoint, PortSet, SrtpKeys, StreamConfig, StreamState
+from rtpengine.memory import SrtpMemory, StreamMemory
 
 
 @cache
@@ -38,6 +39,10 @@ class FakeTransport:
     keys: dict[int, tuple[int, SrtpKeys | None, SrtpKeys | None]] = field(default_factory=dict)
     validated: dict[int, list[tuple[Endpoint, bool]]] = field(default_factory=dict)
     sent: list[tuple[int, Endpoint, bytes]] = field(default_factory=list)
+    held: set[int] = field(default_factory=set)
+    memories: dict[int, StreamMemory] = field(default_factory=dict)
+    srtp: dict[int, tuple[SrtpMemory, ...]] = field(default_factory=dict)
+    late: set[bool] = field(default_factory=set)
 
     def advertised(self, family: int) -> str:
         return {IPV4: "198.51.100.2", IPV6: "2001:db8::2"}[family]
@@ -53,12 +58,46 @@ class FakeTransport:
         self.opened[port] = ports
         return ports
 
+    def reopen(self, call_id: str, family: int, port: int, pairs: int) -> PortSet:
+        if family not in self.families:
+            raise ProtocolError(f"Address family IP{family} is not configured")
+        if port in self.opened:
+            raise ResourceError(f"Port {port} is in use")
+        ports = PortSet(family, port, tuple(range(port, port + 2 * pairs)))
+        self.opened[port] = ports
+        self.held.update(ports.streams)
+        return ports
+
+    def resume(self, ports: PortSet) -> None:
+        self.held.difference_update(ports.streams)
+
+    def save(self, stream: int) -> StreamMemory:
+        self._check(stream)
+        return self.memories.get(stream, StreamMemory())
+
+    def restore(self, stream: int, memory: StreamMemory) -> None:
+        self._check(stream)
+        assert stream in self.configs or memory == StreamMemory()
+        self.memories[stream] = memory
+
+    def save_srtp(self, stream: int) -> tuple[SrtpMemory, ...]:
+        self._check(stream)
+        return self.srtp.get(stream, ())
+
+    def restore_srtp(self, stream: int, contexts: tuple[SrtpMemory, ...], *, late: bool) -> None:
+        assert stream in self.keys
+        self.srtp[stream] = contexts
+        self.late.add(late)
+
     def close(self, ports: PortSet) -> None:
         del self.opened[ports.port]
         for stream in ports.streams:
             self.configs.pop(stream, None)
             self.keys.pop(stream, None)
             self.validated.pop(stream, None)
+            self.srtp.pop(stream, None)
+            self.memories.pop(stream, None)
+            self.held.discard(stream)
 
     def configure(self, stream: int, config: StreamConfig) -> None:
         self.configured += 1

@@ -10,10 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent.parent / "daemon" / "rtpengine"
 
 LAYERS = {
-    0: {"__init__", "media"},
+    0: {"__init__", "media", "memory"},
     1: {
         *("sdp", "attributes", "srtp", "stun", "dtls_records", "bencode", "ng", "ng_keys"),
-        *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard"),
+        *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard", "plain"),
     },
     2: {
         *(
