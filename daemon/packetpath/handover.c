@@ -47,6 +47,26 @@ static void add_counts(struct worker *w, struct stream *s, const struct pp_progr
 	w->stats.errors += in->drops[PP_DROP_SEND];
 }
 
+/* The run that was counted here is over: what comes next cannot be compared with it. */
+static void add_quality(struct worker *w, struct stream *s, const struct pp_progress *in)
+{
+	const struct rtp_totals none = { 0 };
+	struct rtp_quality *q = &s->quality;
+
+	rtp_quality_pause(q);
+	q->totals.expected += in->totals.expected;
+	q->totals.lost += in->totals.lost;
+	q->totals.duplicates += in->totals.duplicates;
+	q->totals.reordered += in->totals.reordered;
+	q->totals.skips += in->totals.skips;
+	q->totals.resets += in->totals.resets;
+	q->jitter = in->jitter;
+	q->ticks = in->ticks;
+	q->ssrc = in->ssrc;
+	q->type = in->type;
+	count_totals(w, &in->totals, &none);
+}
+
 /**
  * pp_stream_sync() - take over what was forwarded elsewhere for a stream
  * @pp: the packet path
@@ -71,8 +91,10 @@ int pp_stream_sync(struct pp *pp, int64_t id, const struct pp_progress *in)
 	if (s) {
 		add_counts(w, s, in);
 		learn_forwarded(&s->learn, in, monotonic_ns());
-		if (in->packets)
+		if (in->packets) {
 			s->counters.last_packet_ns = s->learn.heard_ns;
+			add_quality(w, s, in);
+		}
 		secure_advance(w, s, RECEIVE, &in->received);
 		sink = stream_find(&w->table, s->rtp_sink);
 		if (sink)

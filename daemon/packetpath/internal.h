@@ -67,7 +67,7 @@ struct early {
 	uint32_t bytes;
 };
 
-/* A plain packet touches three cache lines of its stream, and two of the sink. */
+/* A plain packet touches four cache lines of its stream, and two of the sink: hence the order. */
 struct stream {
 	_Alignas(CACHE_LINE) int64_t id;	/* 0: the slot is free */
 	int64_t rtp_sink;
@@ -80,12 +80,14 @@ struct stream {
 	uint8_t payload_type;
 	bool held;			/* its socket is not read: see resume.c */
 	struct learn learn;
-	struct pp_counters counters;
+	struct rtp_quality quality;
 	struct context *context[DIRECTIONS];
+	struct pp_counters counters;
 	struct scope *scope;		/* of its contexts; NULL: never had keys */
 	struct early early;
 	struct buckets buckets;
 	uint8_t ufrag[32];
+	uint32_t clocks[RTP_CLOCKS];
 };
 
 /* One datagram on its way. */
@@ -221,6 +223,16 @@ static inline void count(struct worker *w, struct stream *s, uint32_t len)
 	s->counters.bytes += len;
 	w->stats.packets++;
 	w->stats.bytes += len;
+}
+
+/* What two readings of a stream's totals differ by; expected is not known before a run ends. */
+static inline void count_totals(struct worker *w, const struct rtp_totals *now, const struct rtp_totals *before)
+{
+	w->stats.totals.lost += now->lost - before->lost;
+	w->stats.totals.duplicates += now->duplicates - before->duplicates;
+	w->stats.totals.reordered += now->reordered - before->reordered;
+	w->stats.totals.skips += now->skips - before->skips;
+	w->stats.totals.resets += now->resets - before->resets;
 }
 
 static inline unsigned int id_worker(int64_t id)

@@ -78,6 +78,7 @@ struct pp_config {
 	uint32_t learning;		/* enum pp_learning */
 	uint32_t flags;			/* PP_F_* */
 	uint8_t ufrag[32];		/* of our ICE agent, zero-filled: STUN that names it is never crowded out */
+	uint32_t clocks[16];		/* RTP_CLOCKS, see rtp_ticks() */
 };
 
 struct pp_counters {
@@ -89,8 +90,18 @@ struct pp_counters {
 	uint64_t drops[10];		/* PP_DROP_REASONS */
 };
 
+/* How the party's RTP arrives, see rtp.h; of SRTP only what is authentic, and no packet twice. */
+struct pp_quality {
+	struct rtp_totals totals;	/* expected up to now */
+	uint32_t jitter_us;		/* RFC 3550 A.8 */
+	uint32_t ssrc;			/* that counts now */
+	uint32_t type;			/* its payload type | 128; 0 before the first packet */
+	uint32_t ticks;			/* its timestamp units in 2^32 ns; 0: not known */
+};
+
 struct pp_state {
 	struct pp_counters counters;
+	struct pp_quality quality;
 	struct pp_address send_to;	/* where packets for the party go now */
 	struct pp_address accept_from;	/* whom the stream listens to; family 0 before the first packet */
 	uint32_t confirmed;		/* learning has finished */
@@ -117,6 +128,11 @@ struct pp_progress {
 	uint64_t packets;		/* sent on */
 	uint64_t bytes;
 	uint64_t drops[10];		/* PP_DROP_REASONS */
+	struct rtp_totals totals;
+	uint32_t jitter;		/* this and the next as in struct rtp_quality, if there were packets */
+	uint32_t ticks;
+	uint32_t ssrc;
+	uint32_t type;
 	struct pp_sources received;	/* under the party's keys */
 	struct pp_sources sent;		/* under ours for the party of rtp_sink */
 };
@@ -171,6 +187,7 @@ struct pp_stats {
 	uint64_t bytes;
 	uint64_t errors;
 	uint64_t drops[10];
+	struct rtp_totals totals;	/* but for expected; lost may go back a little */
 	uint64_t events_lost;
 	uint64_t wakeups;
 	uint64_t streams;		/* open now */

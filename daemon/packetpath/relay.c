@@ -143,6 +143,21 @@ static void classify(const struct stream *s, struct packet *p)
 		p->rtcp = true;
 }
 
+/* Only a packet that is not the next one changes totals, and costs more than a few instructions. */
+static void rate(struct worker *w, struct stream *s, const struct packet *p)
+{
+	struct rtp_quality *q = &s->quality;
+	struct rtp_totals before;
+
+	if (rtp_quality_is_next(q, p->seen.ssrc, p->seen.seq)) {
+		rtp_quality_count(q, s->clocks, p->data, p->seen.now_ns);
+		return;
+	}
+	before = q->totals;
+	rtp_quality_count(q, s->clocks, p->data, p->seen.now_ns);
+	count_totals(w, &q->totals, &before);
+}
+
 static bool accept_source(struct worker *w, struct stream *s, struct packet *p)
 {
 	int verdict = learn_packet(&s->learn, &p->seen);
@@ -152,8 +167,11 @@ static bool accept_source(struct worker *w, struct stream *s, struct packet *p)
 	if (!(verdict & LEARN_RELAY))
 		return false;
 	s->counters.last_packet_ns = p->seen.now_ns;
-	if (p->seen.proof == LEARN_PROOF_RTP && s->payload_type == 255)
-		s->payload_type = p->data[1] & 127;
+	if (p->seen.proof == LEARN_PROOF_RTP) {
+		if (s->payload_type == 255)
+			s->payload_type = p->data[1] & 127;
+		rate(w, s, p);
+	}
 	return true;
 }
 

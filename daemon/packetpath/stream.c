@@ -233,6 +233,10 @@ int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *confi
 	s->rtp_sink = config->rtp_sink;
 	s->rtcp_sink = config->rtcp_sink;
 	memcpy(s->ufrag, config->ufrag, sizeof(s->ufrag));
+	if (memcmp(s->clocks, config->clocks, sizeof(s->clocks))) {
+		memcpy(s->clocks, config->clocks, sizeof(s->clocks));
+		s->quality.type = 0;
+	}
 	if (learn_configure(&s->learn, config, monotonic_ns()) & LEARN_SETTLED)
 		worker_event_confirmed(w, s);
 	if (!(config->flags & PP_F_SECURE) || !(config->flags & PP_F_DTLS))
@@ -352,6 +356,21 @@ int pp_stream_close(struct pp *pp, int64_t id)
 	return result;
 }
 
+static struct pp_quality quality_of(const struct rtp_quality *from)
+{
+	struct pp_quality quality = {
+		.totals = from->totals,
+		.ssrc = from->ssrc,
+		.type = from->type,
+		.ticks = from->ticks,
+	};
+
+	quality.totals.expected = rtp_quality_expected(from);
+	if (from->ticks)
+		quality.jitter_us = ((uint64_t)from->jitter << 28) / from->ticks / 1000;
+	return quality;
+}
+
 /**
  * pp_stream_state() - read counters and what was learned
  * @pp: the packet path
@@ -372,6 +391,7 @@ int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out)
 	if (s)
 		*out = (struct pp_state) {
 			.counters = s->counters,
+			.quality = quality_of(&s->quality),
 			.send_to = s->learn.send_to,
 			.accept_from = s->learn.accept_from,
 			.confirmed = s->learn.confirmed,

@@ -198,6 +198,11 @@ int pp_stats(struct pp *pp, struct pp_stats *out)
 		out->errors += stats->errors;
 		for (reason = 0; reason < PP_DROP_REASONS; reason++)
 			out->drops[reason] += stats->drops[reason];
+		out->totals.lost += stats->totals.lost;
+		out->totals.duplicates += stats->totals.duplicates;
+		out->totals.reordered += stats->totals.reordered;
+		out->totals.skips += stats->totals.skips;
+		out->totals.resets += stats->totals.resets;
 		out->events_lost += stats->events_lost;
 		out->wakeups += stats->wakeups;
 		out->streams += stats->streams;

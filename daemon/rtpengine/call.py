@@ -27,7 +27,7 @@ from rtpengine.media import (
     StreamConfig,
 )
 from rtpengine.media_ports import MediaPorts
-from rtpengine.party import Mux, Party, Wanted, mux_of_answer, mux_of_offer, stream_endpoint
+from rtpengine.party import Mux, Party, Wanted, formats_of, mux_of_answer, mux_of_offer, stream_endpoint
 from rtpengine.peering import Peering, join
 from rtpengine.securing import Securing, is_concerned
 
@@ -118,6 +118,7 @@ class Call:
     ends_at: float | None = None
     next_check: float | None = None
     next_deadline: float | None = None
+    sampled: float = 0.0
     chosen_certificate: Certificate | None = None
 
     @property
@@ -382,7 +383,8 @@ class Call:
         """Tell the packet path about every socket that the party of ``media`` may be sending to."""
         sinks = other.ports.current.streams if relayed and other.ports.current is not None else ()
         ports, sink = media.ports, other.party
-        wanted = Wanted(media.party, sink.rtcp_mux, sink.profile, sinks, tuple(ports.open_sets()))
+        formats = formats_of(media.party, sink)
+        wanted = Wanted(media.party, sink.rtcp_mux, sink.profile, sinks, tuple(ports.open_sets()), formats)
         if ports.applied != wanted:
             self.apply(ports, wanted, now)
 
@@ -431,6 +433,7 @@ class Call:
             ice=party.reach.validates,
             dtls=party.keying.role != "",
             ufrag=party.reach.local.ufrag if party.reach.mode == "agent" and party.reach.local else "",
+            formats=wanted.formats,
         )
 
 

@@ -35,6 +35,7 @@ from rtpengine.packetpath import DtlsReceived, Event, PacketPath, SourceConfirme
 from rtpengine.ports import PortPool
 from rtpengine.reload import Apply, Reloader
 from rtpengine.rtpproxy_service import RtpproxyService
+from rtpengine.sampling import Sampler
 from rtpengine.service import NgService, log_final_statistics
 from rtpengine.supervision import Supervisor
 from rtpengine.table import CallTable, Limits
@@ -77,6 +78,7 @@ class Daemon:
         if self.offload is not None:
             self.offload.context = lambda stream: call_context(*self.transport.owners[stream])
         limits = Limits(config.timeout_s, config.silent_timeout_s)
+        self.sampler = Sampler(self.path.state)
         self.b2bua = B2bua(config.b2b_url) if config.b2b_url is not None else None
         self.calls, self.requests = CallCounts(), RequestCounts()
         self._started = time.monotonic()
@@ -256,6 +258,7 @@ class Daemon:
         self.table.tick(now)
         self._supervise(now)
         stats = self.path.stats()
+        self.sampler.tick(self.table, stats.quality, now)
         totals = (stats.bytes, stats.errors)
         self._last_second = (totals[0] - self._totals[0], totals[1] - self._totals[1])
         self._totals = totals

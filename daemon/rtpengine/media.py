@@ -160,6 +160,14 @@ class Candidate(NamedTuple):
     related: Endpoint | None = None
 
 
+class Format(NamedTuple):
+    """An ``a=rtpmap`` (RFC 8866 6.6): payload type, name of the encoding in upper case, clock rate in Hz."""
+
+    payload_type: int
+    encoding: str
+    clock_rate: int
+
+
 class MediaOffer(NamedTuple):
     """What one party said about one media section, free of SDP syntax.
 
@@ -173,6 +181,7 @@ class MediaOffer(NamedTuple):
     ``ice`` are the credentials of its ICE agent, None where ufrag or pwd is missing; ``ice_lite`` is RFC 8839 5.3.
     ``body_has_ice``: some section or the session has an ``a=ice-ufrag``.
     ``lowest_priority`` is that of its UDP candidates, None without any. ``mid`` is RFC 5888 4.
+    ``formats`` are its ``a=rtpmap`` lines, which static payload types do not need.
     """
 
     kind: str
@@ -193,6 +202,7 @@ class MediaOffer(NamedTuple):
     body_has_ice: bool = False
     lowest_priority: int | None = None
     mid: str | None = None
+    formats: tuple[Format, ...] = ()
 
     @property
     def held(self) -> bool:
@@ -313,6 +323,7 @@ class StreamConfig(NamedTuple):
     ``stun``: STUN is handed to us, not relayed. ``ufrag`` is that of our agent there, "" where we have none: checks
     that name it are never crowded out by others. ``ice``: only sources that have been validated are the party's.
     ``dtls``: DTLS is handed to us, not relayed.
+    ``formats`` say what its payload types mean, the first of several for one.
     """
 
     peer: Endpoint | None
@@ -334,6 +345,29 @@ class StreamConfig(NamedTuple):
     ice: bool = False
     dtls: bool = False
     ufrag: str = ""
+    formats: tuple[Format, ...] = ()
+
+
+class Quality(NamedTuple):
+    """How the RTP of a stream arrives here, of all its SSRCs together: packets, and the jitter of the current one.
+
+    ``expected`` are those that sequence numbers say were sent, ``lost`` those of them that are missing (RFC 3550 A.3).
+    ``skips`` counts gaps of whatever length, ``resets`` sequences that went on elsewhere.
+    ``jitter_ms`` is RFC 3550 A.8, 0 where the clock rate is not known. Nothing here tells of repeated SRTP packets,
+    which are dropped as replays. ``payload_type`` is that of the last packet, None before the first; ``clock_rate`` is
+    in Hz, 0 where it is not known.
+    """
+
+    expected: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    reordered: int = 0
+    skips: int = 0
+    resets: int = 0
+    jitter_ms: float = 0.0
+    ssrc: int = 0
+    payload_type: int | None = None
+    clock_rate: int = 0
 
 
 class StreamState(NamedTuple):
@@ -352,6 +386,7 @@ class StreamState(NamedTuple):
     drops: dict[str, int]
     in_kernel: bool = False
     reason: str = ""
+    quality: Quality = Quality()
 
 
 MAX_SOURCES = 8
@@ -375,6 +410,29 @@ class Sources(NamedTuple):
         return frozenset(ssrc for ssrc, *_ in _SOURCE.iter_unpack(used))
 
 
+_UNSIGNED = (1 << 64) - 1
+
+
+class KernelQuality(NamedTuple):
+    """The same as :class:`Quality` as the kernel keeps it: the last four are those of struct rtp_quality in rtp.h."""
+
+    expected: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    reordered: int = 0
+    skips: int = 0
+    resets: int = 0
+    jitter: int = 0
+    ticks: int = 0
+    ssrc: int = 0
+    type: int = 0
+
+    def since(self, before: KernelQuality) -> KernelQuality:
+        """What has come to the totals, modulo 2^64, since fewer may be lost than were thought."""
+        totals = [(a - b) & _UNSIGNED for a, b in zip(self[:6], before[:6], strict=True)]
+        return KernelQuality._make((*totals, *self[6:]))
+
+
 class Progress(NamedTuple):
     """What the kernel has done for one stream since it was last asked; ``drops`` by the reasons of StreamState."""
 
@@ -383,6 +441,7 @@ class Progress(NamedTuple):
     drops: dict[str, int]
     received: Sources = Sources()
     sent: Sources = Sources()
+    quality: KernelQuality = KernelQuality()
 
 
 class MediaTransport(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rtpengine.media import Endpoint, PortSet
 from rtpengine.party import Wanted
 from rtpengine.peering import Peering
+from rtpengine.quality import Track
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +18,7 @@ class MediaPorts:
     A party sees other ports when its peer moves, and the old ones again when the peer moves back.
     The key None marks a set opened in advance, before the other party has spoken.
     ``applied`` is what the packet path was last told about all of them. ``peering`` answers STUN and DTLS there, and
-    holds the keys; None as long as there is neither.
+    holds the keys; None as long as there is neither. ``tracks`` tell by RTP stream how good it was.
     """
 
     sets: dict[Endpoint | None, PortSet] = field(default_factory=dict)
@@ -25,6 +26,7 @@ class MediaPorts:
     retired: dict[PortSet, float] = field(default_factory=dict)
     applied: Wanted | None = None
     peering: Peering | None = None
+    tracks: dict[int, Track] = field(default_factory=dict)
 
     def find(self, key: Endpoint | None, family: int, pairs: int) -> PortSet | None:
         """The open set to use towards ``key`` (None: whichever is in use), None if another must be opened.
@@ -61,6 +63,8 @@ class MediaPorts:
         """Drop a set that closes now."""
         self.retired.pop(ports, None)
         self.sets = {key: held for key, held in self.sets.items() if held != ports}
+        for stream in ports.streams:
+            self.tracks.pop(stream, None)
         if self.peering is not None:
             self.peering.forget(ports)
 

@@ -18,6 +18,7 @@ from rtpengine.media import (
     CryptoLine,
     Endpoint,
     Fingerprint,
+    Format,
     IceCredentials,
     MediaOffer,
     Signalling,
@@ -28,6 +29,7 @@ from rtpengine.srtp import parse_crypto
 # Of one section, so that a body full of them costs little: more than any suite or hash that there is.
 MAX_CRYPTO_LINES = 32
 MAX_FINGERPRINTS = 8
+MAX_FORMATS = 128
 
 _DISCARD_PORT = 9  # RFC 9429: with the null address, "I do not know yet"
 
@@ -54,6 +56,8 @@ _MID = _word("mid", "[!-~]{1,255}+")
 _UDP_PRIORITIES = re.compile(
     r"\na=candidate:[!-~]{1,64}+ [0-9]{1,5}+ [Uu][Dd][Pp] ([1-9][0-9]{0,9}+) [!-~]{1,255}+ [0-9]{1,5}+ typ [!-~]"
 ).findall
+# A number beyond 127 is no payload type; names are tokens, most of them of a dozen characters.
+_RTPMAPS = re.compile(r"\na=rtpmap:[^\S\n]*+([0-9]{1,3}+) ++([!-.0-~]{1,64}+)/([1-9][0-9]{0,6}+)").finditer
 _T = TypeVar("_T")
 
 
@@ -107,8 +111,9 @@ def _offer(above: _Above, section: MediaDescription, how: Signalling) -> MediaOf
         return MediaOffer(kind, None, None, protocol, pairs, direction, True, body_has_ice=has_ice, mid=mid)
     endpoint = _endpoint(session, source, how)
     rtcp, rtcp_mux = _rtcp(source, endpoint, how) if protocol in PROFILES else (None, False)
+    formats = _formats(section.text) if protocol in PROFILES else ()
     if said is _NOTHING and not has_ice and not _SAYS_MORE(section.text):
-        return MediaOffer(kind, endpoint, rtcp, protocol, pairs, direction, False, rtcp_mux)
+        return MediaOffer(kind, endpoint, rtcp, protocol, pairs, direction, False, rtcp_mux, formats=formats)
     own = _read(source)
     ufrag, pwd = own.ufrag or said.ufrag, own.pwd or said.pwd
     return MediaOffer(
@@ -123,6 +128,14 @@ def _offer(above: _Above, section: MediaDescription, how: Signalling) -> MediaOf
         body_has_ice=has_ice,
         lowest_priority=own.lowest_priority,
         mid=_first(_MID, section),
+        formats=formats,
+    )
+
+
+def _formats(text: str) -> tuple[Format, ...]:
+    return tuple(
+        Format(int(number), encoding.upper(), int(rate))
+        for number, encoding, rate in map(re.Match.groups, islice(_RTPMAPS(text), MAX_FORMATS))
     )
 
 

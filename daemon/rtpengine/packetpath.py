@@ -8,13 +8,27 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
 from typing import Any, NamedTuple
 
 from rtpengine._packetpath import ffi, lib
-from rtpengine.media import IPV4, IPV6, MAX_SOURCES, Endpoint, Progress, Sources, SrtpKeys, StreamConfig, StreamState
+from rtpengine.media import (
+    IPV4,
+    IPV6,
+    MAX_SOURCES,
+    Endpoint,
+    Format,
+    Progress,
+    Quality,
+    Sources,
+    SrtpKeys,
+    StreamConfig,
+    StreamState,
+)
 from rtpengine.memory import SourceMemory, SrtpMemory, StreamMemory
 from rtpengine.srtp import SUITES
 
@@ -77,7 +91,7 @@ _ADDRESS = _packer("struct pp_address")
 _KEYS = _packer("struct srtp_keys")
 _SAVED = _packer("struct pp_saved")
 _SOURCES = f"I4x{ffi.sizeof('struct pp_source') * MAX_SOURCES}s"
-_PROGRESS = Struct(f"={2 + len(_DROP_REASONS)}Q{_SOURCES}{_SOURCES}")
+_PROGRESS = Struct(f"={2 + len(_DROP_REASONS) + 6}Q4I{_SOURCES}{_SOURCES}")
 assert _PROGRESS.size == ffi.sizeof("struct pp_progress")
 _NO_DROPS = (0,) * len(_DROP_REASONS)
 _NO_ADDRESS = (b"", 0, 0, 0)
@@ -88,7 +102,9 @@ assert _INDEX.size == ffi.sizeof("struct srtp_index")
 _RETIRED_LEN: int = ffi.sizeof(dict(ffi.typeof("struct srtp_saved").fields)["retired"].type)
 _64_BITS = (1 << 64) - 1
 _SUITE_NAMES = {suite.number: suite.name for suite in SUITES.values()}
-_AFTER_DROPS = 5 + len(_DROP_REASONS)  # the index of what follows the counters in a pp_state
+_QUALITY = 5 + len(_DROP_REASONS)  # the index of what follows the counters in a pp_state
+_ADDRESSES = _QUALITY + 10
+_TICKS_PER_HZ = 2**32 / _NS_PER_S
 
 
 class SourceConfirmed(NamedTuple):
@@ -124,7 +140,10 @@ Event = SourceConfirmed | StunReceived | DtlsReceived | IndexMoved
 
 
 class PacketPathStats(NamedTuple):
-    """Totals since the start, of closed streams too; ``drops`` has all reasons, ``streams`` counts the open ones."""
+    """Totals since the start, of closed streams too; ``drops`` has all reasons, ``streams`` counts the open ones.
+
+    What is in ``quality`` may go back a little, since what comes late is not lost; it has neither expected nor jitter.
+    """
 
     packets: int
     bytes: int
@@ -133,6 +152,7 @@ class PacketPathStats(NamedTuple):
     events_lost: int
     wakeups: int
     streams: int
+    quality: Quality = Quality()
 
 
 def check(rc: int) -> int:
@@ -185,6 +205,22 @@ def _flags(config: StreamConfig) -> int:
         | (config.ice and _ICE)
         | (config.dtls and _DTLS)
     )
+
+
+@lru_cache(maxsize=256)
+def clock_words(formats: tuple[Format, ...]) -> tuple[int, ...]:
+    """Clock rates as rtp_ticks() reads them; where they are too many, the most frequent one is that of all others."""
+    rates: dict[int, int] = {}
+    for payload_type, _, rate in formats:
+        if payload_type < 128 and 0 < rate <= lib.RTP_CLOCK_MAX:
+            rates.setdefault(payload_type, rate)
+    rates = {number: rate for number, rate in rates.items() if rate != lib.rtp_static_clock(number)}
+    words = [number << 24 | rate for number, rate in rates.items()]
+    if len(words) > lib.RTP_CLOCKS:
+        usual, _ = Counter(rate for number, rate in rates.items() if number >= 96).most_common(1)[0]
+        others = [number << 24 | rate for number, rate in rates.items() if number < 96 or rate != usual]
+        words = [*others[: lib.RTP_CLOCKS - 1], lib.RTP_CLOCK_OTHERS << 24 | usual]
+    return (*words, *[0] * (lib.RTP_CLOCKS - len(words)))
 
 
 def _ufrag(text: str) -> bytes:
@@ -255,6 +291,13 @@ def _index(source: SourceMemory) -> bytes:
     ssrc, rtp_next, rtp_seen, rtcp_next, rtcp_seen = source
     seen = (rtp_seen & _64_BITS, rtp_seen >> 64), (rtcp_seen & _64_BITS, rtcp_seen >> 64)
     return _INDEX.pack(ssrc, rtp_next, *seen[0], rtcp_next, *seen[1])
+
+
+def _quality(fields: Sequence[int]) -> Quality:
+    """What a pp_quality says."""
+    *totals, jitter_us, ssrc, kind, ticks = fields
+    payload_type = kind & 127 if kind else None
+    return Quality._make((*totals, jitter_us / 1000, ssrc, payload_type, round(ticks / _TICKS_PER_HZ)))
 
 
 def _sources(sources: Any) -> Sources:
@@ -356,6 +399,7 @@ class PacketPath:
             config.learning,
             _flags(config),
             _ufrag(config.ufrag),
+            *clock_words(config.formats),
         )
         check(lib.pp_stream_configure(self._pp, stream, self._config))
 
@@ -402,8 +446,8 @@ class PacketPath:
         check(lib.pp_stream_state(self._pp, stream, self._state))
         fields = _STATE.unpack(self._state_bytes)
         _, packets, octets, errors, last = fields[:5]
-        address, port, family = fields[_AFTER_DROPS : _AFTER_DROPS + 3]
-        confirmed, payload_type = fields[_AFTER_DROPS + 8 : _AFTER_DROPS + 10]
+        address, port, family = fields[_ADDRESSES : _ADDRESSES + 3]
+        confirmed, payload_type = fields[_ADDRESSES + 8 : _ADDRESSES + 10]
         return StreamState(
             _endpoint(address, port, family),
             bool(confirmed),
@@ -412,7 +456,8 @@ class PacketPath:
             errors,
             last / _NS_PER_S if last else None,
             None if payload_type == _NO_PAYLOAD_TYPE else payload_type,
-            _drops(fields[5:_AFTER_DROPS]),
+            _drops(fields[5:_QUALITY]),
+            quality=_quality(fields[_QUALITY:_ADDRESSES]),
         )
 
     def source(self, stream: int) -> Endpoint | None:
@@ -440,9 +485,9 @@ class PacketPath:
 
         Raise OSError: ENOENT for a closed stream, EINVAL for more SSRCs than fit.
         """
-        packets, octets, drops, received, sent = progress
+        packets, octets, drops, received, sent, quality = progress
         counts = [drops.get(reason, 0) for reason in _DROP_REASONS] if drops else _NO_DROPS
-        _PROGRESS.pack_into(self._progress_bytes, 0, packets, octets, *counts, *received, *sent)
+        _PROGRESS.pack_into(self._progress_bytes, 0, packets, octets, *counts, *quality, *received, *sent)
         check(lib.pp_stream_sync(self._pp, stream, self._progress))
 
     def resume(self, stream: int) -> None:
@@ -559,6 +604,13 @@ class PacketPath:
             events_lost=stats.events_lost,
             wakeups=stats.wakeups,
             streams=stats.streams,
+            quality=Quality(
+                lost=stats.totals.lost,
+                duplicates=stats.totals.duplicates,
+                reordered=stats.totals.reordered,
+                skips=stats.totals.skips,
+                resets=stats.totals.resets,
+            ),
         )
 
     def fileno(self) -> int:

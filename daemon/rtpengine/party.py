@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rtpengine.ice_modes import Reach
 from rtpengine.keying import Keying
-from rtpengine.media import IPV4, PROFILES, Endpoint, MediaOffer, PortSet, Profile, Signalling
+from rtpengine.media import IPV4, PROFILES, Endpoint, Format, MediaOffer, PortSet, Profile, Signalling
 
 
 class Party(NamedTuple):
@@ -62,6 +62,7 @@ class Wanted(NamedTuple):
     sink_profile: Profile
     sinks: tuple[int, ...]
     open_sets: tuple[PortSet, ...]
+    formats: tuple[Format, ...] = ()
 
 
 def stream_endpoint(party: Party, index: int) -> Endpoint | None:
@@ -75,6 +76,12 @@ def stream_endpoint(party: Party, index: int) -> Endpoint | None:
         rtcp = party.offer.rtcp if party.offer is not None else None
         address, port = (address, port + 1) if rtcp is None or rtcp.is_null else rtcp
     return Endpoint(address, port + pair) if port + pair < 65536 else None
+
+
+def formats_of(party: Party, other: Party) -> tuple[Format, ...]:
+    """What the payload types of a party mean: what the other has asked for (RFC 3264 5.1), and then its own."""
+    asked, own = (side.offer.formats if side.offer is not None else () for side in (other, party))
+    return asked if asked == own else asked + own
 
 
 # rtcp-mux (RFC 5761 5.1.1): each side decides on its own, and the proxy translates between them.

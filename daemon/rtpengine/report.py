@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rtpengine.call import Call, Dialogue, Leg, Media
 from rtpengine.media import IPV6, Endpoint, MediaTransport, StreamState
 from rtpengine.party import Party, stream_endpoint
+from rtpengine.quality import Sample, Track
 
 # RFC 3551 6, in the names that the protocol has always used.
 CODECS = {
@@ -32,6 +33,11 @@ class _Side(NamedTuple):
     streams: tuple[int, int]
     states: tuple[StreamState, StreamState]
     advertised: tuple[Endpoint | None, Endpoint | None]
+
+    @property
+    def track(self) -> Track | None:
+        """How good its RTP has been, None before the first sample."""
+        return self.media.ports.tracks.get(self.streams[0])
 
 
 class CallReport:
@@ -59,6 +65,7 @@ class CallReport:
             "last_signal": self._wall(self._call.last_signal),
             "streams": [[_side_report(side) for side in pair] for pair in pairs],
             "tags": self._tags(),
+            "SSRC": self._sources(),
             "totals": {
                 "input": inputs,
                 "output": outputs,
@@ -79,10 +86,40 @@ class CallReport:
                     yield (
                         f"media {index}, port {port} <> {peer}, {kind}: "
                         f"{state.packets} packets, {state.bytes} bytes, {state.errors} errors"
+                        f"{_quality_line(state, side.track) if kind == 'RTP' else ''}"
                     )
 
     def _wall(self, monotonic: float) -> int:
         return int(monotonic + self._age)
+
+    def _sources(self) -> dict[str, Any]:
+        """By SSRC, what the later shape tells of the quality of speech."""
+        sides = {side.streams: side for _, _, pair in self._pairs for side in pair}
+        return {
+            str(side.states[0].quality.ssrc): self._source(side.track)
+            for side in sides.values()
+            if side.track is not None and side.track.mos.samples
+        }
+
+    def _source(self, track: Track) -> dict[str, Any]:
+        rtt_us = round(track.rtt.value * 1000)
+        quality = track.counted
+        average = {
+            "MOS": round(track.mos.value * 10),
+            "packet loss": round(100 * quality.lost / max(1, quality.expected)),
+            "jitter": round(track.jitter.value),
+            "round-trip time": rtt_us,
+            "samples": track.mos.samples,
+        }
+        report: dict[str, Any] = {"average MOS": average}
+        for name, sample in (("lowest MOS", track.worst), ("highest MOS", track.best)):
+            if sample is not None:
+                report[name] = {
+                    **_sample_report(sample),
+                    "round-trip time": rtt_us,
+                    "reported at": self._wall(sample.at),
+                }
+        return report
 
     def _oriented(self, from_tag: str, to_tag: str) -> Iterator[tuple[_Side, _Side]]:
         for _, _, (first, second) in self._pairs:
@@ -138,6 +175,7 @@ class CallReport:
         flags += ["kernelized"] * state.in_kernel
         return {
             **_protection(side, component),
+            **(_quality(state, side.track) if component == 0 and state.quality.expected else {}),
             "local port": side.port + component,
             "endpoint": _endpoint_report(state.peer),
             "advertised endpoint": _endpoint_report(side.advertised[component]),
@@ -145,6 +183,42 @@ class CallReport:
             "flags": flags,
             "stats": {**_counters(state), "drops": state.drops},
         }
+
+
+def _quality(state: StreamState, track: Track | None) -> dict[str, Any]:
+    """How a stream's RTP arrives; whole numbers, since bencode has no others."""
+    expected, lost, duplicates, reordered, skips, resets, jitter_ms, ssrc, _, _ = state.quality
+    quality: dict[str, Any] = {
+        "expected": expected,
+        "lost": lost,
+        "duplicates": duplicates,
+        "reordered": reordered,
+        "skips": skips,
+        "resets": resets,
+        "jitter": round(jitter_ms * 1000),
+    }
+    if track is not None:
+        quality["silent"] = int(track.silent)
+        if track.mos.samples:
+            quality["MOS"] = round(track.mos.value * 100)
+    return {"SSRC": ssrc, "quality": quality}
+
+
+def _quality_line(state: StreamState, track: Track | None) -> str:
+    """The same for the log, nothing where nothing came."""
+    quality = state.quality
+    if not quality.expected:
+        return ""
+    mos = f", MOS {track.mos.value:.2f}" if track is not None and track.mos.samples else ""
+    return f", {quality.lost} of {quality.expected} lost, jitter {quality.jitter_ms:.1f} ms{mos}"
+
+
+def _sample_report(sample: Sample) -> dict[str, Any]:
+    return {
+        "MOS": round((sample.mos or 0) * 10),
+        "packet loss": round(100 * sample.loss),
+        "jitter": round(sample.jitter_ms),
+    }
 
 
 def _media_flags(party: Party) -> list[str]:

@@ -15,7 +15,7 @@ from rtpengine import ProtocolError, ResourceError
 from rtpengine.call import Call, Dialogue, Leg, Media, Section, join_sides
 from rtpengine.dtls import Certificate, CertificateMemory
 from rtpengine.keying import Tools
-from rtpengine.media import Endpoint, Learning, MediaTransport, PortSet, Profile
+from rtpengine.media import Endpoint, Format, Learning, MediaTransport, PortSet, Profile
 from rtpengine.media_ports import MediaPorts
 from rtpengine.memory import StreamMemory
 from rtpengine.party import Party, Wanted
@@ -56,6 +56,7 @@ class _Wanted(NamedTuple):
     mux_sink: bool
     sink_profile: Profile
     sinks: int | None = None
+    formats: tuple[Format, ...] = ()
 
 
 class _MediaPorts(NamedTuple):
@@ -167,7 +168,7 @@ class _Dump:
         if applied is not None:
             sinks = next((i for i, ports in enumerate(self._sets) if ports.streams == applied.sinks), None)
             party = self._parties.of(applied.party)
-            wanted = _Wanted(party, applied.mux_sink, applied.sink_profile, sinks)
+            wanted = _Wanted(party, applied.mux_sink, applied.sink_profile, sinks, applied.formats)
         return _MediaPorts(
             sets=tuple((key, self._sets.index(ports)) for key, ports in media_ports.sets.items()),
             current=None if current is None else self._sets.index(current),
@@ -253,6 +254,7 @@ class Restorer:
                 one.applied.sink_profile,
                 () if one.applied.sinks is None else opened[one.applied.sinks].streams,
                 tuple(ports.open_sets()),
+                one.applied.formats,
             )
             if one.peering is not None and wanted.open_sets:
                 # The number is free: the stream is this process's, and so is its id.

@@ -36,11 +36,12 @@ from rtpengine import (
 )
 from rtpengine.__main__ import FEW_DESCRIPTORS
 from rtpengine.call import RETIREMENT_S
-from rtpengine.media import Endpoint, Learning, PortSet, StreamState
+from rtpengine.media import Endpoint, Learning, PortSet, Quality, StreamState
 from rtpengine.openser_service import OpenserService
 from rtpengine.packetpath import _DROP_REASONS
 from rtpengine.recognize import name_protocol
 from rtpengine.rtpproxy_service import RtpproxyService
+from rtpengine.sampling import Sampler
 from rtpengine.service import NgService
 from rtpengine.srtp import PROFILES, SUITES, WEAK
 
@@ -349,9 +350,13 @@ class DocumentedTransport(FakeTransport):
 
     def hear(self) -> None:
         """250 packets of 172 bytes in five seconds, and two RTCP packets."""
-        for first, address, port in ((33516, "192.0.2.20", 5004), (31652, "203.0.113.30", 6000)):
+        for first, address, port, jitter_ms, ssrc in (
+            (33516, "192.0.2.20", 5004, 0.31, 2271560481),
+            (31652, "203.0.113.30", 6000, 0.29, 305419896),
+        ):
             self.heard[first] = 5.9
-            self.states[first] = StreamState(Endpoint(address, port), True, 250, 43000, 0, 5.9, 0, {})
+            quality = Quality(expected=250, jitter_ms=jitter_ms, ssrc=ssrc, payload_type=0)
+            self.states[first] = StreamState(Endpoint(address, port), True, 250, 43000, 0, 5.9, 0, {}, quality=quality)
             self.states[first + 1] = StreamState(Endpoint(address, port + 1), True, 2, 16, 0, 2.7, None, {})
 
 
@@ -379,6 +384,7 @@ def exchanges() -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
 def test_the_conversation_is_what_the_code_answers() -> None:
     transport = DocumentedTransport()
     service = NgService(calls_on(transport))
+    sampler = Sampler(transport.state)
     statistics = json.loads(re.findall(r"```json\n(.*?)```", section(PROTOCOL, "Statistics"), re.DOTALL)[0])
     asked = []
     for request, documented in exchanges():
@@ -393,6 +399,7 @@ def test_the_conversation_is_what_the_code_answers() -> None:
         asked.append(request["command"])
         if request["command"] == "answer":
             transport.hear()
+            sampler.tick(service.table, Quality(), 5.9)
     assert asked == ["ping", "offer", "answer", "query", "delete", "delete", "query"]
 
 

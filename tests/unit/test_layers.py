@@ -13,7 +13,7 @@ LAYERS = {
     0: {"__init__", "media", "memory"},
     1: {
         *("sdp", "attributes", "srtp", "stun", "dtls_records", "bencode", "ng", "ng_keys"),
-        *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard", "plain"),
+        *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard", "plain", "quality"),
     },
     2: {
         *(
@@ -24,6 +24,7 @@ LAYERS = {
             "admission",
             "counts",
             "report",
+            "sampling",
             "service",
             "rtpproxy_service",
             "openser_service",

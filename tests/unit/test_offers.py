@@ -8,7 +8,7 @@ import pytest
 
 from rtpengine import ProtocolError
 from rtpengine.media import DIRECTIONS, PROFILES, Endpoint, MediaOffer, Signalling
-from rtpengine.offers import offers
+from rtpengine.offers import MAX_FORMATS, offers
 from rtpengine.sdp import SessionDescription
 
 CORPUS = sorted((Path(__file__).parents[1] / "data" / "sdp").glob("*.sdp"))
@@ -209,3 +209,31 @@ def test_sections_of_all_sessions_in_order() -> None:
 def test_corpus_offers(name: str, expected: list[tuple[str, str, str, bool]]) -> None:
     said = offers(corpus(name), TRUST)
     assert [(o.protocol, str(o.endpoint), str(o.rtcp), o.rtcp_mux) for o in said] == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "formats"),
+    [
+        ([], []),
+        (["a=rtpmap:0 PCMU/8000"], [(0, "PCMU", 8000)]),
+        (["a=rtpmap:96 opus/48000/2", "a=rtpmap:101 telephone-event/8000"], None),
+        (["a=rtpmap: 96  opus/48000/2 ", "a=x", "a=rtpmap:101 TELEPHONE-EVENT/8000"], None),
+        # nothing that could be used
+        *[
+            ([f"a=rtpmap:{text}"], [])
+            for text in ("", "96", "96 opus", "96 opus/", "96 opus/0", "96 opus/x", "-1 opus/48000", "1234 opus/48000")
+        ],
+        (["a=rtpmap:96 " + "x" * 65 + "/8000"], []),
+        (["a=rtpmapping:96 opus/48000"], []),
+    ],
+)
+def test_formats(lines: list[str], formats: list[tuple[int, str, int]] | None) -> None:
+    expected = [(96, "OPUS", 48000), (101, "TELEPHONE-EVENT", 8000)] if formats is None else formats
+    assert offer([AUDIO, *lines]).formats == tuple(expected)
+    assert offer([AUDIO, *lines, "a=setup:active"]).formats == tuple(expected)
+    assert offer(["m=image 4402 udptl t38", *lines]).formats == ()
+
+
+def test_formats_are_bounded() -> None:
+    lines = [f"a=rtpmap:{number % 128} x/{8000 + number}" for number in range(1000)]
+    assert len(offer([AUDIO, *lines]).formats) == MAX_FORMATS

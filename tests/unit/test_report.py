@@ -6,7 +6,8 @@ import pytest
 from fakes import TOOLS, FakeTransport
 
 from rtpengine.call import Call
-from rtpengine.media import Endpoint, Learning, MediaOffer, Signalling, StreamState
+from rtpengine.media import Endpoint, Learning, MediaOffer, Quality, Signalling, StreamState
+from rtpengine.quality import G711, Far, Track
 from rtpengine.report import CODECS, CallReport
 
 A, B, B2 = Endpoint("203.0.113.1", 4100), Endpoint("2001:db8:b::2", 4200), Endpoint("2001:db8:b::3", 4300)
@@ -156,3 +157,73 @@ def test_final_lines(call: Call) -> None:
 
 def test_codec_names_are_those_of_the_protocol() -> None:
     assert len(CODECS) == 22 and CODECS[0] == "G711u" and CODECS[34] == "H263"
+
+
+def hear(call: Call, stream: int, quality: Quality, *samples: Quality) -> None:
+    """Have a stream arrive so, after samples that were taken at 1005.0, 1010.0 ..."""
+    transport = call.transport
+    assert isinstance(transport, FakeTransport)
+    transport.states[stream] = transport.states[stream]._replace(quality=quality)
+    track = Track()
+    track.codec = G711
+    for number, sample in enumerate(samples, 1):
+        track.take(sample, Far(rtt_ms=30.0), 1000.0 + 5 * number)
+    for ports in call.media_ports:
+        if ports.current is not None and stream in ports.current.streams:
+            ports.tracks[stream] = track
+
+
+def test_quality(call: Call) -> None:
+    hear(
+        call,
+        30000,
+        Quality(600, 60, 1, 2, 3, 4, 2.5, 0xFEDCBA98, 0, 8000),
+        Quality(250, 0, jitter_ms=1.0),
+        Quality(500, 50, jitter_ms=3.0),
+        Quality(500, 50, jitter_ms=3.0),
+    )
+    answer = report(call).query()
+    rtp, rtcp = answer["tags"]["b"]["medias"][0]["streams"]
+    assert (rtp["SSRC"], rtp["quality"]) == (
+        0xFEDCBA98,
+        {
+            "expected": 600,
+            "lost": 60,
+            "duplicates": 1,
+            "reordered": 2,
+            "skips": 3,
+            "resets": 4,
+            "jitter": 2500,
+            "silent": 1,
+            "MOS": 349,
+        },
+    )
+    assert "quality" not in rtcp and "quality" not in answer["tags"]["a"]["medias"][0]["streams"][0]
+    assert answer["SSRC"] == {
+        str(0xFEDCBA98): {
+            "average MOS": {"MOS": 35, "packet loss": 10, "jitter": 2, "round-trip time": 30000, "samples": 2},
+            "lowest MOS": {
+                "MOS": 26, "packet loss": 20, "jitter": 3, "round-trip time": 30000, "reported at": 1_700_000_010,
+            },
+            "highest MOS": {
+                "MOS": 44, "packet loss": 0, "jitter": 1, "round-trip time": 30000, "reported at": 1_700_000_005,
+            },
+        }
+    }  # fmt: skip
+
+
+def test_quality_before_the_first_sample(call: Call) -> None:
+    hear(call, 30000, Quality(10, 1, ssrc=5))
+    answer = report(call).query()
+    quality = answer["tags"]["b"]["medias"][0]["streams"][0]["quality"]
+    assert (quality["lost"], quality["silent"], "MOS" in quality, answer["SSRC"]) == (1, 0, False, {})
+
+
+def test_quality_in_the_log(call: Call) -> None:
+    hear(call, 30000, Quality(600, 60, jitter_ms=2.54), Quality(250, 0, jitter_ms=1.0))
+    hear(call, 30002, Quality(5, 0))
+    lines = [line for line in report(call).lines(1010.0) if "RTP:" in line]
+    assert [line.partition(" errors")[2] for line in lines] == [
+        ", 0 of 5 lost, jitter 0.0 ms",
+        ", 60 of 600 lost, jitter 2.5 ms, MOS 4.39",
+    ]

@@ -1,0 +1,54 @@
+"""Looks at the streams of all calls every few seconds: what has become of them since, for the page and the metrics.
+
+Each call has its turn INTERVAL_S after the last one, so that the work spreads over the ticks as calls do over time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rtpengine.call import Call, Media
+from rtpengine.media import Quality, StreamState
+from rtpengine.quality import INTERVAL_S, STATIC_NAMES, Codec, Far, Totals, Track, codec_of
+
+
+class Sampler:
+    """Takes samples of calls, and keeps the ``totals`` of all; ``read`` reads one stream of the packet path."""
+
+    def __init__(self, read: Callable[[int], StreamState]) -> None:
+        self._read = read
+        self.totals = Totals()
+
+    def tick(self, calls: Iterable[Call], counted: Quality, now: float) -> None:
+        """Sample the calls whose time has come; ``counted`` are the packet path's totals."""
+        self.totals.follow(counted)
+        for call in calls:
+            if now - (call.sampled or call.created) >= INTERVAL_S:
+                call.sampled = now
+                self._sample(call, now)
+
+    def _sample(self, call: Call, now: float) -> None:
+        for _, media, other in call.medias():
+            ports = media.ports.current
+            offer = media.party.offer
+            if ports is None or (offer is not None and offer.profile is None):
+                continue
+            for stream in ports.streams[::2]:
+                track = media.ports.tracks.get(stream)
+                if track is None:
+                    track = media.ports.tracks[stream] = Track()
+                # Forked dialogues share the ports that face the answerers.
+                if track.at < now:
+                    quality = self._read(stream).quality
+                    track.codec = _codec(media, other, quality.payload_type, track.codec)
+                    self.totals.add(track.take(quality, Far(), now), Far())
+
+
+def _codec(media: Media, other: Media, payload_type: int | None, before: Codec | None) -> Codec | None:
+    """What the party speaks, None if that is no speech; while it sends events it is still what it was."""
+    offer = media.party.offer or other.party.offer
+    if offer is None or offer.kind != "audio" or payload_type is None:
+        return None
+    formats = media.ports.applied.formats if media.ports.applied is not None else ()
+    static = STATIC_NAMES.get(payload_type, "")
+    return codec_of(next((name for number, name, _ in formats if number == payload_type), static), before)
