@@ -163,6 +163,7 @@ class Daemon:
             table=self.table,
             calls=self.calls,
             requests=self.requests,
+            quality=self.sampler.totals,
             started=self._started,
             now=time.monotonic,
         )

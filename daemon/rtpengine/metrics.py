@@ -20,6 +20,7 @@ from rtpengine.counts import CallCounts, RequestCounts
 from rtpengine.offload import Offload
 from rtpengine.packetpath import PacketPath
 from rtpengine.ports import PortPool
+from rtpengine.quality import Totals
 from rtpengine.table import CallTable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -37,6 +38,13 @@ class Spec(NamedTuple):
     kind: str
     text: str
     unit: str
+
+
+def _sampled(name: str, text: str, unit: str) -> Iterator[tuple[str, Spec]]:
+    """Sum, sum of squares and number of what is looked at every few seconds, stream by stream."""
+    yield f"{name}_total", Spec("counter", text, unit)
+    yield f"{name}2_total", Spec("counter", "The same with each value squared, for the deviation", f"{unit} squared")
+    yield f"{name}_samples_total", Spec("counter", "How many values that are", "samples")
 
 
 METRICS = {
@@ -61,6 +69,16 @@ METRICS = {
     "packet_errors_total": Spec("counter", "Packets that could not be relayed, by who has tried", "packets"),
     "dropped_packets_total": Spec("counter", "Packets received and not relayed, by the reason", "packets"),
     "lost_events_total": Spec("counter", "Packets of STUN and DTLS lost on their way to call control", "packets"),
+    "packets_lost": Spec("counter", "RTP packets missing before they reached us", "packets"),
+    "rtp_duplicates": Spec("counter", "RTP packets that came twice", "packets"),
+    "rtp_reordered": Spec("counter", "RTP packets that came behind later ones", "packets"),
+    "rtp_skips": Spec("counter", "Gaps in sequence numbers of RTP, of any length", "gaps"),
+    "rtp_seq_resets": Spec("counter", "Sequence numbers of RTP that went on elsewhere", "jumps"),
+    **dict(_sampled("mos", "Mean opinion scores by the E-model, added up", "1 to 5")),
+    **dict(_sampled("packetloss", "Loss of RTP measured here, added up", "percent")),
+    **dict(_sampled("jitter_measured", "Jitter of RTP measured here, added up", "ms")),
+    **dict(_sampled("jitter", "Jitter that parties report over RTCP, added up", "ms")),
+    **dict(_sampled("rtt_e2e", "Round-trip time from end to end, by RTCP, added up", "ms")),
     "requests_total": Spec("counter", "Control requests answered, by client and command", "requests"),
     "request_seconds_total": Spec("counter", "Time that answering them took", "seconds"),
     "errors_total": Spec("counter", "Control requests answered with an error, by client", "requests"),
@@ -81,6 +99,7 @@ class Parts:
     table: CallTable
     calls: CallCounts
     requests: RequestCounts
+    quality: Totals
     started: float
     now: Callable[[], float]
 
@@ -119,6 +138,7 @@ class Metrics:
         yield from self._of_calls()
         yield from self._of_ports()
         yield from self._of_packets()
+        yield from self._of_quality()
         yield from self._of_requests()
 
     def _of_calls(self) -> Iterator[tuple[str, Labels, float]]:
@@ -141,7 +161,7 @@ class Metrics:
             yield "mediastreams", {"type": kind}, count
 
     def _is_in_kernel(self, stream: int) -> bool:
-        return self._parts.offload is not None and self._parts.offload.is_in_kernel(stream)
+        return self._parts.offload is not None and self._parts.offload.where(stream)[0]
 
     def _of_ports(self) -> Iterator[tuple[str, Labels, float]]:
         for pool in self._parts.pools.values():
@@ -163,6 +183,15 @@ class Metrics:
         for reason, count in stats.drops.items():
             yield "dropped_packets_total", {"reason": reason}, count
         yield "lost_events_total", {}, stats.events_lost
+
+    def _of_quality(self) -> Iterator[tuple[str, Labels, float]]:
+        quality = self._parts.quality
+        for name in _BARE_COUNTERS:
+            yield name, {}, getattr(quality, name)
+        for name, total in quality.sums.items():
+            yield f"{name}_total", {}, total.total
+            yield f"{name}2_total", {}, total.squares
+            yield f"{name}_samples_total", {}, total.count
 
     def _of_requests(self) -> Iterator[tuple[str, Labels, float]]:
         requests = self._parts.requests

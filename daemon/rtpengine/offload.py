@@ -137,9 +137,10 @@ class Offload:
             self._read(stream, known)
         return self._path.state(stream)._replace(in_kernel=known.target is not None, reason=known.reason)
 
-    def is_in_kernel(self, stream: int) -> bool:
-        """Whether the kernel forwards the RTP of a stream."""
-        return self._streams[stream].target is not None
+    def where(self, stream: int) -> tuple[bool, str]:
+        """Whether the kernel forwards the RTP of a stream, and if not, why, "" while that is not known."""
+        known = self._streams[stream]
+        return known.target is not None, known.reason
 
     def _sink(self, known: _Stream) -> list[_Stream]:
         """Where its RTP leaves from: one stream or none."""

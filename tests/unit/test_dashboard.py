@@ -18,6 +18,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 # What shows nothing that would not be seen elsewhere.
 NOT_SHOWN = {"uptime_seconds", "build_info", "ports_free", "call_duration_avg", "sessions_total", "forwarding_path"}
 NOT_SHOWN |= {"lost_events_total", "draining"}
+NOT_SHOWN |= {f"{name}2_total" for name in ("packetloss", "jitter", "jitter_measured", "rtt_e2e")}
 
 
 def queries() -> Iterator[tuple[str, str]]:

@@ -18,10 +18,11 @@ import rtpengine
 from rtpengine import LoadLimit, config, metrics
 from rtpengine.counts import CallCounts, RequestCounts
 from rtpengine.daemon import Daemon
-from rtpengine.media import Learning, Signalling
+from rtpengine.media import Learning, Quality, Signalling
 from rtpengine.metrics import METRICS, Metrics, Parts
 from rtpengine.packetpath import PacketPathStats
 from rtpengine.ports import PortPool
+from rtpengine.quality import Far, Sample, Totals
 from rtpengine.table import CallTable, Limits
 
 # As operations.md 4 names them: type and labels. What is not measured is not there.
@@ -42,6 +43,14 @@ EXPECTED: dict[str, tuple[str, set[str]]] = {
     "one_way_sessions_total": ("counter", set()),
     "call_duration_total": ("counter", set()),
     "call_duration2_total": ("counter", set()),
+    **dict.fromkeys(
+        ("packets_lost", "rtp_duplicates", "rtp_reordered", "rtp_skips", "rtp_seq_resets"), ("counter", set())
+    ),
+    **{
+        f"{name}{ending}": ("counter", set())
+        for name in ("mos", "packetloss", "jitter_measured", "jitter", "rtt_e2e")
+        for ending in ("_total", "2_total", "_samples_total")
+    },
     "requests_total": ("counter", {"proxy", "request"}),
     "request_seconds_total": ("counter", {"proxy", "request"}),
     "errors_total": ("counter", {"proxy"}),
@@ -53,7 +62,8 @@ EXPECTED: dict[str, tuple[str, set[str]]] = {
 }
 UNITS = {
     *("always 1", "0 or 1", "seconds", "seconds squared", "calls", "streams", "sockets", "ports"),
-    *("packets", "bytes", "requests"),
+    *("packets", "bytes", "requests", "gaps", "jumps", "samples"),
+    *(f"{unit}{squared}" for unit in ("1 to 5", "percent", "ms") for squared in ("", " squared")),
 }
 
 
@@ -64,6 +74,7 @@ class Scene:
         self.transport = FakeTransport()
         self.calls = CallCounts()
         self.requests = RequestCounts()
+        self.quality = Totals()
         self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, TOOLS, self.calls.ended)
         self.stats = PacketPathStats(100, 20_000, 3, {"source": 2, "no key": 0}, 4, 0, 0)
         self.in_kernel: set[int] = set()
@@ -72,7 +83,7 @@ class Scene:
 
     def with_kernel(self, *streams: int, forwarded: tuple[int, int, int] = (0, 0, 0)) -> None:
         self.in_kernel = set(streams)
-        self.offload = SimpleNamespace(is_in_kernel=self.in_kernel.__contains__, forwarded=forwarded)
+        self.offload = SimpleNamespace(where=lambda stream: (stream in self.in_kernel, ""), forwarded=forwarded)
 
     def text(self) -> str:
         path: Any = SimpleNamespace(stats=lambda: self.stats)
@@ -83,6 +94,7 @@ class Scene:
             table=self.table,
             calls=self.calls,
             requests=self.requests,
+            quality=self.quality,
             started=100.0,
             now=lambda: 107.5,
         )
@@ -93,7 +105,7 @@ class Scene:
         found = {}
         for family in text_string_to_metric_families(self.text()):
             for sample in family.samples:
-                if sample.name == f"rtpengine_{name}":
+                if own_name(sample.name) == name:
                     found[" ".join(value for _, value in sorted(sample.labels.items()))] = sample.value
         return found
 
@@ -106,6 +118,12 @@ class Scene:
 @pytest.fixture
 def scene() -> Scene:
     return Scene()
+
+
+def own_name(parsed: str) -> str:
+    """A name as it stands in the text: the parser gives every counter its ending, if need be."""
+    name = parsed.removeprefix("rtpengine_")
+    return name if name in METRICS else name.removesuffix("_total")
 
 
 def families(text: str) -> dict[str, Metric]:
@@ -137,10 +155,7 @@ def scraped() -> Iterator[str]:
 
 
 def test_names_types_and_labels(scraped: str) -> None:
-    found = {
-        name.removeprefix("rtpengine_"): (family.type, set(family.samples[0].labels))
-        for name, family in families(scraped).items()
-    }
+    found = {own_name(name): (family.type, set(family.samples[0].labels)) for name, family in families(scraped).items()}
     assert found == EXPECTED
     assert list(found) == list(METRICS)
 
@@ -160,11 +175,6 @@ def test_each_name_has_one_help_and_one_type_before_its_samples(scraped: str) ->
 
 def test_nothing_is_said_about_the_process(scraped: str) -> None:
     assert all(re.match(r"(# (HELP|TYPE) )?rtpengine_", line) for line in scraped.splitlines())
-
-
-def test_names_that_have_no_ending() -> None:
-    text = "".join(f"# HELP rtpengine_{n}_total x\n# TYPE rtpengine_{n}_total counter\n" for n in ("packets_lost", "x"))
-    assert metrics._ENDINGS.sub(r"\1 ", text) == text.replace("packets_lost_total", "packets_lost")
 
 
 def test_the_daemon(scene: Scene) -> None:
@@ -237,6 +247,25 @@ def test_packets(scene: Scene) -> None:
     assert scene.values("packet_errors_total") == {"userspace": 2, "kernel": 1}
     assert scene.values("dropped_packets_total") == {"source": 2, "no key": 0}
     assert scene.values("lost_events_total") == {"": 4}
+
+
+def test_quality(scene: Scene) -> None:
+    scene.quality.follow(Quality(expected=900, lost=9, duplicates=2, reordered=3, skips=4, resets=5))
+    for name, value in (("packets_lost", 9), ("rtp_duplicates", 2), ("rtp_reordered", 3), ("rtp_skips", 4)):
+        assert scene.values(name) == {"": value}
+    assert scene.values("rtp_seq_resets") == {"": 5}
+    for mos in (4.0, 3.0):
+        scene.quality.add(Sample(0.0, 250, 0.02, 5.0, mos), Far(jitter_ms=7.0, rtt_ms=None))
+    scene.quality.add(Sample(0.0, 0, 0.0, 0.0, None), Far())
+    for name, total, squares, samples in (
+        ("mos", 7, 25, 2),
+        ("packetloss", 4, 8, 2),
+        ("jitter_measured", 10, 50, 2),
+        ("jitter", 14, 98, 2),
+        ("rtt_e2e", 0, 0, 0),
+    ):
+        found = [scene.values(f"{name}{ending}")[""] for ending in ("_total", "2_total", "_samples_total")]
+        assert found == [total, squares, samples], name
 
 
 def test_requests(scene: Scene) -> None:
