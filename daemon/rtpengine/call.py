@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from rtpengine import ProtocolError
 from rtpengine.dtls import Certificate
+from rtpengine.history import History
 from rtpengine.keying import Tools
 from rtpengine.media import (
     IPV6,
@@ -115,6 +116,7 @@ class Call:
     dialogues: list[Dialogue] = field(default_factory=list)
     media_ports: list[MediaPorts] = field(default_factory=list)
     via_branches: set[str] = field(default_factory=set)
+    history: History = field(default_factory=History)
     ends_at: float | None = None
     next_check: float | None = None
     next_deadline: float | None = None

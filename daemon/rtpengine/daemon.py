@@ -77,6 +77,7 @@ class Daemon:
         )
         if self.offload is not None:
             self.offload.context = lambda stream: call_context(*self.transport.owners[stream])
+            self.offload.note = self.transport.note
         limits = Limits(config.timeout_s, config.silent_timeout_s)
         self.sampler = Sampler(self.path.state)
         self.b2bua = B2bua(config.b2b_url) if config.b2b_url is not None else None
@@ -86,6 +87,7 @@ class Daemon:
         self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
         self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), self._ended)
         self.table.admission.max_sessions = config.max_sessions
+        self.transport.told = self.table.note
         self.ng = NgProtocol(
             NgService(self.table),
             trust_sdp=config.trust_sdp,
@@ -307,6 +309,7 @@ class Daemon:
         match event:
             case SourceConfirmed():
                 log.debug("peer confirmed at %s", event.source)
+                self.transport.note(event.stream, f"source {event.source} confirmed")
                 if self.offload is not None:
                     self.offload.source_confirmed(event.stream, now)
             case StunReceived():

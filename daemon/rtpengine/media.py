@@ -508,6 +508,12 @@ class MediaTransport(Protocol):
         ``late``: they may have been used after that; no index is used that could have been.
         """
 
+    def source(self, stream: int) -> Endpoint | None:
+        """Whom the stream listens to, None before the first accepted packet."""
+
+    def note(self, stream: int, event: str) -> None:
+        """Remember in the history of the stream's call that this has happened there."""
+
 
 class PortSet(NamedTuple):
     """Open sockets of one media: first port (even), and stream ids in port order RTP, RTCP, RTP, RTCP ..."""

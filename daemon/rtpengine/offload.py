@@ -55,7 +55,7 @@ class Offload:
     """What a PacketPath offers to the transport, with the same streams in a kernel table where they can be.
 
     ``tos`` is what media is sent with; ``now`` tells monotonic seconds.
-    ``context`` gives what is logged about a stream its call-id.
+    ``context`` gives what is logged about a stream its call-id; ``note`` is told what becomes of a stream.
     """
 
     def __init__(self, path: PacketPath, table: KernelTable, tos: int, now: Callable[[], float]) -> None:
@@ -63,6 +63,7 @@ class Offload:
         self._table = table
         self._tos = tos
         self._now = now
+        self.note: Callable[[int, str], None] = lambda _stream, _event: None
         self.context: Callable[[int], AbstractContextManager[None]] = lambda _stream: nullcontext()
         self._streams: dict[int, _Stream] = {}
         self._in_kernel: dict[tuple[int, int], int] = {}
@@ -77,6 +78,7 @@ class Offload:
         self.save_srtp = path.save_srtp
         self.restore_srtp = path.restore_srtp
         self.hold = path.hold
+        self.source = path.source
 
     # What signalling does: as the methods of PacketPath
 
@@ -296,6 +298,7 @@ class Offload:
         known.target, known.told, known.reason = target, _NOTHING, ""
         self._in_kernel[known.local.family, known.local.port] = stream
         log.debug("in the kernel, from %s to %s", target.expect, target.destination)
+        self.note(stream, f"handed to the kernel, from {target.expect} to {target.destination}")
         self._schedule(stream, now + RECHECK_S)
 
     def _stay(self, stream: int, known: _Stream, reason: str, now: float) -> None:
@@ -307,6 +310,8 @@ class Offload:
             level = logging.DEBUG if reason in PENDING else logging.INFO
             level = logging.WARNING if reason.startswith("the kernel refuses") else level
             log.log(level, "stays in userspace: %s", reason)
+            if reason not in PENDING:
+                self.note(stream, f"stays in userspace: {reason}")
         known.reason = reason
 
     def _update(self, stream: int, known: _Stream, target: Target) -> None:
@@ -336,6 +341,8 @@ class Offload:
             _attempt(lambda: self._read(stream, known))
             _attempt(lambda: self._table.remove(known.local))
             log.debug("back in userspace")
+        if not final:
+            self.note(stream, "taken back from the kernel")
 
     def _read(self, stream: int, known: _Stream) -> None:
         entry = self._table.entry(known.local)

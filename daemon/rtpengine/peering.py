@@ -245,6 +245,7 @@ class Peering:
             self._validated[stream] = source
             self.revision += 1
             log.info("ICE: %s nominated", source)
+            self.transport.note(stream, f"ICE nominated {source}")
 
     def _shake_hands(self, stream: int, source: Endpoint, now: float) -> None:
         """Begin the handshake there, if that is ours to do; nothing happens if it has begun."""
@@ -285,12 +286,15 @@ class Peering:
                     self._connected(stream, event)
                 case DtlsFailed():
                     log.info("DTLS failed: %s", event.reason)
+                    self.transport.note(stream, f"DTLS failed: {event.reason}")
                 case DtlsClosed():
                     log.info("DTLS closed by %s", event.remote)
+                    self.transport.note(stream, f"DTLS closed by {event.remote}")
                     self._protect(stream, _NO_KEYS)
 
     def _connected(self, stream: int, event: DtlsConnected) -> None:
         log.info("DTLS connected with %s, SRTP suite %s", event.remote, event.send.suite)
+        self.transport.note(stream, f"DTLS connected with {event.remote}, SRTP suite {event.send.suite}")
         self._protect(stream, (event.receive, event.send))
         if not self.wanted.party.reach.validates:
             self.transport.validate(stream, event.remote, nominated=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import heapq
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rtpengine import NOTICE, ProtocolError
+from rtpengine import NOTICE, ProtocolError, ResourceError
 from rtpengine.admission import Admission
 from rtpengine.call import RETIREMENT_S, Call, Media
 from rtpengine.keying import Tools
@@ -82,7 +83,8 @@ class CallTable:
         if call is None:
             self.admission.admit(len(self._calls))
             call = Call(call_id, now, self.learning, self.transport, self.tools)
-        plans = call.offer(from_tag, offers, how, now, first)
+        with _remembered(call, f"offer from tag {from_tag!r}", now):
+            plans = call.offer(from_tag, offers, how, now, first)
         if is_new:
             self._calls[call_id] = call
             log.log(NOTICE, "new call from tag %s", from_tag)
@@ -101,7 +103,8 @@ class CallTable:
     ) -> list[MediaPlan]:
         """Take an answer; see :meth:`Call.answer`. Raise ProtocolError for an unknown call-id."""
         call = self.find(call_id)
-        plans = call.answer(from_tag, to_tag, offers, how, now, first)
+        with _remembered(call, f"answer from tag {to_tag!r} to tag {from_tag!r}", now):
+            plans = call.answer(from_tag, to_tag, offers, how, now, first)
         self._signalled(call, now)
         return plans
 
@@ -121,9 +124,11 @@ class CallTable:
                     return
             others_remain = any(leg not in dialogue.legs for dialogue in call.dialogues)
             if others_remain:
+                call.history.note(now, f"tag {leg.tag!r} has left")
                 call.remove_leg(leg, now)
                 return
         if delay_s > 0:
+            call.history.note(now, f"deleted, ends in {delay_s:.0f} seconds")
             call.ends_at = now + delay_s
             self._check_at(call, call.ends_at)
         else:
@@ -162,6 +167,12 @@ class CallTable:
         self.limits = limits
         for call in self:
             self._check_at(call, now)
+
+    def note(self, call_id: str, now: float, event: str, port: int = 0) -> None:
+        """Remember what has happened to a call, at one of its ports; for a call that has ended, nothing happens."""
+        call = self._calls.get(call_id)
+        if call is not None:
+            call.history.note(now, event, port)
 
     # Packets for us
 
@@ -245,10 +256,22 @@ class CallTable:
                 heard = max(self.transport.last_packet(stream) for stream in ports.streams)
                 quiet_since = max(heard, since)
                 if quiet_since + RETIREMENT_S <= now:
+                    call.history.note(now, "closed, the party has moved to other ports", ports.port)
                     media_ports.forget(ports)
                     self.transport.close(ports)
                 else:
                     media_ports.retired[ports] = quiet_since
+
+
+@contextmanager
+def _remembered(call: Call, event: str, now: float) -> Iterator[None]:
+    """Note in the call's history what is done, and whether it was refused."""
+    try:
+        yield
+    except (ProtocolError, ResourceError) as error:
+        call.history.note(now, f"{event} refused: {error}")
+        raise
+    call.history.note(now, event)
 
 
 def media_expected(media: Media, other: Media) -> bool:

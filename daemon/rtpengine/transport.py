@@ -44,11 +44,14 @@ class PacketTransport:
         """Call-id and local port of each open stream."""
         self.inherited: dict[Endpoint, socket.socket] = {}
         """Sockets of a predecessor, by where they are bound: :meth:`reopen` takes them first."""
+        self.told: Callable[[str, float, str, int], None] = lambda _call_id, _now, _event, _port: None
+        """Is told what :meth:`note` is: call-id, time, event, port."""
         # Called for every stream of every call: bound once, they cost no further call.
         self.configure: Callable[[int, StreamConfig], None] = path.configure
         self.state: Callable[[int], StreamState] = path.state
         self.last_packet: Callable[[int], float] = path.last_packet
         self.protect: Callable[[int, int, SrtpKeys | None, SrtpKeys | None], None] = path.protect
+        self.source: Callable[[int], Endpoint | None] = path.source
         self.send: Callable[[int, Endpoint, bytes], None] = path.send
         self.save: Callable[[int], StreamMemory] = path.save
         self.restore: Callable[[int, StreamMemory], None] = path.restore
@@ -65,6 +68,12 @@ class PacketTransport:
     def restore_srtp(self, stream: int, contexts: tuple[SrtpMemory, ...], *, late: bool) -> None:
         """Go on from what keys have been used for in another process."""
         self._path.restore_srtp(stream, contexts, late=late)
+
+    def note(self, stream: int, event: str) -> None:
+        """Have it remembered that this has happened at a stream."""
+        owner = self.owners.get(stream)
+        if owner is not None:
+            self.told(owner[0], self._now(), event, owner[1])
 
     def open(self, call_id: str, family: int, pairs: int) -> PortSet:
         """Open ``pairs`` port pairs; all streams of a call go to one worker, so they never wait for another."""

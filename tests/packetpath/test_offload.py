@@ -111,6 +111,29 @@ def read(address: Any) -> Endpoint:
     return Endpoint(".".join(map(str, address.address[0:4])), address.port)
 
 
+# What is remembered of it
+
+
+def test_the_way_down_and_back_is_told(stage: Stage) -> None:
+    told: list[tuple[int, str]] = []
+    stage.offload.note = lambda stream, event: told.append((stream, event))
+    stage.settle()
+    a, b = stage.a, stage.b
+    assert sorted(told) == sorted(
+        (here.stream, f"handed to the kernel, from {here.endpoint} to {there.endpoint}")
+        for here, there in ((a, b), (b, a))
+    )
+    told.clear()
+    stage.connect(b={"muted": True})
+    stage.pass_time(SETTLED)
+    assert sorted(told) == sorted([
+        (a.stream, "taken back from the kernel"),
+        (b.stream, "taken back from the kernel"),
+        (a.stream, f"stays in userspace: {targets.ON_HOLD}"),
+        (b.stream, f"handed to the kernel, from {b.endpoint} to {a.endpoint}"),
+    ])  # fmt: skip
+
+
 # Down
 
 

@@ -43,6 +43,7 @@ class FakeTransport:
     memories: dict[int, StreamMemory] = field(default_factory=dict)
     srtp: dict[int, tuple[SrtpMemory, ...]] = field(default_factory=dict)
     late: set[bool] = field(default_factory=set)
+    notes: list[tuple[int, str]] = field(default_factory=list)
 
     def advertised(self, family: int) -> str:
         return {IPV4: "198.51.100.2", IPV6: "2001:db8::2"}[family]
@@ -126,3 +127,9 @@ class FakeTransport:
 
     def last_packet(self, stream: int) -> float:
         return self.heard.get(stream, 0.0)
+
+    def source(self, stream: int) -> Endpoint | None:
+        return self.state(stream).peer if stream in self.heard else None
+
+    def note(self, stream: int, event: str) -> None:
+        self.notes.append((stream, event))

@@ -23,6 +23,7 @@ LAYERS = {
             "table",
             "admission",
             "counts",
+            "history",
             "report",
             "sampling",
             "service",

@@ -148,6 +148,10 @@ def test_a_handshake_ends_in_keys(stage: Stage, setup: str, role: str) -> None:
         peer.start(Endpoint("198.51.100.2", 30002), stage.now)
     stage.transport.sent = [entry for entry in stage.transport.sent if entry[2][0] == 22]
     (connected,) = stage.shake_hands(peer, 30002, A)
+    assert stage.transport.notes == [
+        (30002, f"ICE nominated {A}"),
+        (30002, f"DTLS connected with {A}, SRTP suite {connected.send.suite}"),
+    ]
     scope, receive, send = stage.transport.keys[30002]
     assert (receive, send) == (connected.send, connected.receive)
     assert scope == 30002
