@@ -7,6 +7,7 @@
  *	  inspect		is it RTP, whole, and of a listed SSRC?  else up
  *	  route_of, own		where to; a packet we may write to, with room
  *	  transform		SRTP to RTP, RTP to SRTP
+ *	  rate			what is missing, late or there twice, and the jitter
  *	  rewrite, send4/6	new headers, old packet
  *
  * Until own() nothing has changed, and the packet can be handed up. From then on
@@ -17,6 +18,7 @@
 
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/netfilter/x_tables.h>
 #include <linux/netfilter_ipv4.h>
@@ -276,6 +278,30 @@ static int send6(const struct mp_packet *packet, struct net *net)
 	return ip6_local_out(net, NULL, skb);
 }
 
+/* A stream's own lock is nearly always free: its packets come on one CPU, but for when that changes. */
+static void rate(const struct mp_packet *packet)
+{
+	const struct mp_target *target = packet->target;
+	struct mp_counting *counting = target->counting;
+	u64 now_ns = ktime_get_ns();
+
+	spin_lock(&counting->lock);
+	rtp_quality_count(&counting->quality, target->clocks, packet->rtp.data, now_ns);
+	spin_unlock(&counting->lock);
+}
+
+/* What has gone up is no gap in what comes next; RTCP and others than RTP leave none. */
+static void passed(const struct mp_packet *packet)
+{
+	struct mp_counting *counting = packet->target->counting;
+
+	if (packet->rtp.data && !packet->rtp.clear)
+		return;
+	spin_lock(&counting->lock);
+	rtp_quality_pause(&counting->quality);
+	spin_unlock(&counting->lock);
+}
+
 static void count(const struct mp_packet *packet, enum mp_verdict verdict, u32 bytes)
 {
 	struct mp_stats *stats = this_cpu_ptr(packet->target->stats);
@@ -322,8 +348,11 @@ static noinline unsigned int forward(struct sk_buff *skb, const struct xt_action
 
 	if (verdict != MP_GO_ON) {
 		count(&packet, verdict, bytes);
+		if (verdict == MP_PASS)
+			passed(&packet);
 		return verdict == MP_PASS ? XT_CONTINUE : NF_DROP;
 	}
+	rate(&packet);
 	if (target->flags & MEDIAPROXY_F_TOS)
 		packet.tos = (target->tos & ~INET_ECN_MASK) | (packet.tos & INET_ECN_MASK);
 	rewrite(&packet);
@@ -460,12 +489,13 @@ static void check_layout(void)
 	BUILD_BUG_ON(sizeof(struct mediaproxy_ssrc) != 32);
 	BUILD_BUG_ON(sizeof(struct mediaproxy_srtp) != 592);
 	BUILD_BUG_ON(offsetof(struct mediaproxy_srtp, ssrc) != 336);
-	BUILD_BUG_ON(sizeof(struct mediaproxy_target) != 1272);
-	BUILD_BUG_ON(offsetof(struct mediaproxy_target, decrypt) != 88);
-	BUILD_BUG_ON(sizeof(struct mediaproxy_message) != 1280);
+	BUILD_BUG_ON(sizeof(struct mediaproxy_target) != 1336);
+	BUILD_BUG_ON(offsetof(struct mediaproxy_target, decrypt) != 152);
+	BUILD_BUG_ON(sizeof(struct mediaproxy_message) != 1344);
 	BUILD_BUG_ON(sizeof(struct mediaproxy_counters) != 72);
 	BUILD_BUG_ON(sizeof(struct mediaproxy_progress) != 264);
-	BUILD_BUG_ON(sizeof(struct mediaproxy_entry) != 688);
+	BUILD_BUG_ON(sizeof(struct mediaproxy_quality) != 64);
+	BUILD_BUG_ON(sizeof(struct mediaproxy_entry) != 752);
 }
 
 static int __init mediaproxy_init(void)

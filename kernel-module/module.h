@@ -15,7 +15,8 @@
  * handler, so those need no reference.
  *
  * Locks: mp_net.lock (tables of a namespace), then mp_table.lock (its targets,
- * its owner). The packet path takes none but mp_context.lock, one at a time.
+ * its owner). The packet path takes none but mp_context.lock and mp_counting.lock,
+ * one at a time.
  */
 #ifndef MEDIAPROXY_MODULE_H
 #define MEDIAPROXY_MODULE_H
@@ -83,6 +84,8 @@ struct mp_stats {
 struct mp_counting {
 	refcount_t users;
 	struct mp_stats __percpu *stats;
+	spinlock_t lock;			/* of quality: a stream's packets may come on several CPUs */
+	struct rtp_quality quality;
 };
 
 /* A route of our own on each CPU: no reference is taken for a packet. */
@@ -112,6 +115,7 @@ struct mp_target {
 	struct mp_stats __percpu *stats;	/* of counting */
 	struct mp_route __percpu *route;
 	struct mp_counting *counting;
+	u32 clocks[RTP_CLOCKS];
 	struct mediaproxy_address address[4];	/* local, expect, source, destination, as given */
 	struct rcu_work free;
 };

@@ -140,6 +140,7 @@ static struct mp_counting *counting_new(void)
 	if (!counting)
 		return NULL;
 	refcount_set(&counting->users, 1);
+	spin_lock_init(&counting->lock);
 	counting->stats = alloc_percpu_gfp(struct mp_stats, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
 	if (!counting->stats) {
 		kfree(counting);
@@ -197,6 +198,7 @@ static void set_plain(struct mp_target *target, const struct mediaproxy_target *
 	target->out6 = from->source.family == MEDIAPROXY_INET6;
 	target->flags = from->flags;
 	target->tos = from->tos;
+	memcpy(target->clocks, from->clocks, sizeof(target->clocks));
 }
 
 /* Makes a target, to replace @old if there is one, which has not changed if this fails. */
@@ -254,6 +256,20 @@ void mp_target_counters(const struct mp_target *target, struct mediaproxy_counte
 	}
 }
 
+static void quality_entry(struct mp_counting *counting, struct mediaproxy_quality *out)
+{
+	const struct rtp_quality *quality = &counting->quality;
+
+	spin_lock_bh(&counting->lock);
+	out->totals = quality->totals;
+	out->totals.expected = rtp_quality_expected(quality);
+	out->jitter = quality->jitter;
+	out->ticks = quality->ticks;
+	out->ssrc = quality->ssrc;
+	out->type = quality->type;
+	spin_unlock_bh(&counting->lock);
+}
+
 /**
  * mp_target_entry() - what blist says of a target
  * @target: target
@@ -271,6 +287,7 @@ void mp_target_entry(const struct mp_target *target, struct mediaproxy_entry *ou
 	out->flags = target->flags;
 	out->tos = target->tos;
 	mp_target_counters(target, &out->counters);
+	quality_entry(target->counting, &out->quality);
 	mp_context_progress(target->decrypt, &out->decrypt);
 	mp_context_progress(target->encrypt, &out->encrypt);
 }

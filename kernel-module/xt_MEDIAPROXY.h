@@ -57,7 +57,7 @@
 #include "rtp.h"
 
 /* Changes with every change of a struct or of what a field means. */
-#define MEDIAPROXY_ABI 1
+#define MEDIAPROXY_ABI 2
 
 #define MEDIAPROXY_TABLES 64		/* in each network namespace: 0 to 63 */
 #define MEDIAPROXY_SSRCS 8		/* of one direction of a target */
@@ -153,7 +153,7 @@ struct mediaproxy_srtp {
  * no RTP packet by the rules of rtp.h (STUN, DTLS, RTCP...), or has an SSRC that a
  * direction with SRTP does not list. What fails later is dropped and counted.
  *
- * UPDATE: counters go on. So do the SSRCs of a direction whose keys, parameters
+ * UPDATE: counters and quality go on. So do the SSRCs of a direction whose keys, parameters
  * and MKI are what they were: those in the message are added, windows are
  * merged, nothing goes back. It returns when no packet is on its way under the
  * old target any more: an entry that is read after UPDATE with MEDIAPROXY_F_PASS
@@ -167,6 +167,7 @@ struct mediaproxy_target {
 	__u32 flags;			/* MEDIAPROXY_F_* */
 	__u8 tos;			/* TOS or traffic class, with MEDIAPROXY_F_TOS; ECN is kept nevertheless */
 	__u8 reserved[3];
+	__u32 clocks[16];		/* RTP_CLOCKS, see rtp_ticks() */
 	struct mediaproxy_srtp decrypt;	/* of what arrives */
 	struct mediaproxy_srtp encrypt;	/* of what is sent */
 };
@@ -196,6 +197,18 @@ struct mediaproxy_counters {
 	__u64 drops[6];			/* MEDIAPROXY_DROP_REASONS */
 };
 
+/*
+ * How the packets that were forwarded have arrived, since ADD: see rtp.h. Those that
+ * were handed up, and dropped as authentication or replay want it, have no part in it.
+ */
+struct mediaproxy_quality {
+	struct rtp_totals totals;	/* expected up to now */
+	__u32 jitter;			/* this and what follows as in struct rtp_quality */
+	__u32 ticks;
+	__u32 ssrc;
+	__u32 type;
+};
+
 /* How far each SSRC of one direction has come. */
 struct mediaproxy_progress {
 	__u32 ssrc_count;
@@ -213,6 +226,7 @@ struct mediaproxy_entry {
 	__u8 tos;
 	__u8 reserved[3];
 	struct mediaproxy_counters counters;
+	struct mediaproxy_quality quality;
 	struct mediaproxy_progress decrypt;
 	struct mediaproxy_progress encrypt;
 };

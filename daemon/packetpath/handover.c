@@ -91,10 +91,10 @@ int pp_stream_sync(struct pp *pp, int64_t id, const struct pp_progress *in)
 	if (s) {
 		add_counts(w, s, in);
 		learn_forwarded(&s->learn, in, monotonic_ns());
-		if (in->packets) {
+		if (in->packets)
 			s->counters.last_packet_ns = s->learn.heard_ns;
+		if (in->packets || in->totals.expected)
 			add_quality(w, s, in);
-		}
 		secure_advance(w, s, RECEIVE, &in->received);
 		sink = stream_find(&w->table, s->rtp_sink);
 		if (sink)

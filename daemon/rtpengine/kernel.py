@@ -11,7 +11,8 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from rtpengine._packetpath import ffi, lib
-from rtpengine.media import IPV4, IPV6, MAX_SOURCES, Endpoint, Sources
+from rtpengine.clocks import clock_words
+from rtpengine.media import IPV4, IPV6, MAX_SOURCES, Endpoint, KernelQuality, Sources
 from rtpengine.targets import SrtpSession, Target
 
 ROOT = Path("/proc/mediaproxy")
@@ -35,7 +36,7 @@ def _entry_reader() -> Struct:
     """Of a struct mediaproxy_entry what changes, and which target it is."""
     before_counters = ffi.offsetof("struct mediaproxy_entry", "counters")
     sources = f"I4x{MAX_SOURCES * ffi.sizeof('struct mediaproxy_ssrc')}s"
-    reader = Struct(f"=16xHH{before_counters - 20}x{3 + len(_DROP_NAMES)}Q{sources}{sources}")
+    reader = Struct(f"=16xHH{before_counters - 20}x{3 + len(_DROP_NAMES)}Q6Q4I{sources}{sources}")
     assert reader.size == ffi.sizeof("struct mediaproxy_entry")
     return reader
 
@@ -55,6 +56,7 @@ class Entry(NamedTuple):
     """What a target has done since it was added: ``packets`` of ``bytes`` sent on, ``passed`` handed up to us.
 
     ``drops`` counts by reasons of the packet path. ``decrypt`` and ``encrypt`` tell how far SSRCs have come.
+    ``quality`` is how its packets have arrived.
     """
 
     family: int
@@ -65,6 +67,7 @@ class Entry(NamedTuple):
     drops: dict[str, int]
     decrypt: Sources
     encrypt: Sources
+    quality: KernelQuality = KernelQuality()
 
 
 class KernelTable:
@@ -194,6 +197,7 @@ def _fill(target: Any, values: Target) -> None:
         lib.MEDIAPROXY_F_TOS | (values.rtcp_mux and lib.MEDIAPROXY_F_RTCP_MUX) | (values.dtls and lib.MEDIAPROXY_F_DTLS)
     )
     target.tos = values.tos
+    target.clocks = clock_words(values.formats)
     _fill_session(target.decrypt, values.decrypt)
     _fill_session(target.encrypt, values.encrypt)
 
@@ -220,7 +224,7 @@ def _fill_session(srtp: Any, session: SrtpSession | None) -> None:
 def _entry(fields: tuple[Any, ...]) -> Entry:
     """Each target is read each second: what most of them lack, drops and SRTP, costs next to nothing."""
     port, family, packets, octets, passed = fields[:5]
-    counts = fields[5:-4]
+    counts, quality = fields[5:-14], fields[-14:-4]
     decrypting, received, encrypting, sent = fields[-4:]
     return Entry(
         _IP_OF[family],
@@ -231,6 +235,7 @@ def _entry(fields: tuple[Any, ...]) -> Entry:
         _drops(counts) if any(counts) else _NO_DROPS,
         Sources(decrypting, received) if decrypting else _NO_SOURCES,
         Sources(encrypting, sent) if encrypting else _NO_SOURCES,
+        KernelQuality._make(quality),
     )
 
 

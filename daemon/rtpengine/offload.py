@@ -360,7 +360,8 @@ class Offload:
                 {name: count - told.drops.get(name, 0) for name, count in entry.drops.items()} if entry.drops else {}
             )
             packets, octets = entry.packets - told.packets, entry.bytes - told.bytes
-            self._path.sync(stream, Progress(packets, octets, drops, entry.decrypt, entry.encrypt))
+            quality = entry.quality.since(told.quality)
+            self._path.sync(stream, Progress(packets, octets, drops, entry.decrypt, entry.encrypt, quality))
             so_far = self.forwarded
             self.forwarded = (so_far[0] + packets, so_far[1] + octets, so_far[2] + drops.get("send", 0))
         return entry.passed != told.passed

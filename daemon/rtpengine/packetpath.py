@@ -8,20 +8,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
 from typing import Any, NamedTuple
 
 from rtpengine._packetpath import ffi, lib
+from rtpengine.clocks import clock_words
 from rtpengine.media import (
     IPV4,
     IPV6,
     MAX_SOURCES,
     Endpoint,
-    Format,
     Progress,
     Quality,
     Sources,
@@ -205,22 +203,6 @@ def _flags(config: StreamConfig) -> int:
         | (config.ice and _ICE)
         | (config.dtls and _DTLS)
     )
-
-
-@lru_cache(maxsize=256)
-def clock_words(formats: tuple[Format, ...]) -> tuple[int, ...]:
-    """Clock rates as rtp_ticks() reads them; where they are too many, the most frequent one is that of all others."""
-    rates: dict[int, int] = {}
-    for payload_type, _, rate in formats:
-        if payload_type < 128 and 0 < rate <= lib.RTP_CLOCK_MAX:
-            rates.setdefault(payload_type, rate)
-    rates = {number: rate for number, rate in rates.items() if rate != lib.rtp_static_clock(number)}
-    words = [number << 24 | rate for number, rate in rates.items()]
-    if len(words) > lib.RTP_CLOCKS:
-        usual, _ = Counter(rate for number, rate in rates.items() if number >= 96).most_common(1)[0]
-        others = [number << 24 | rate for number, rate in rates.items() if number < 96 or rate != usual]
-        words = [*others[: lib.RTP_CLOCKS - 1], lib.RTP_CLOCK_OTHERS << 24 | usual]
-    return (*words, *[0] * (lib.RTP_CLOCKS - len(words)))
 
 
 def _ufrag(text: str) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-from rtpengine.media import MAX_SOURCES, Endpoint, Sources, SrtpKeys, StreamConfig
+from rtpengine.media import MAX_SOURCES, Endpoint, Format, Sources, SrtpKeys, StreamConfig
 from rtpengine.srtp import SUITES, CryptoSuite
 
 # Signalling and learning have come to rest: the packet path's learning window, after which its best guess stands.
@@ -53,7 +53,7 @@ class SrtpSession(NamedTuple):
 class Target(NamedTuple):
     """What the kernel does with RTP that reaches ``local`` from ``expect``: send it from ``source`` to ``destination``.
 
-    ``tos`` is what it is sent with. ``decrypt`` and ``encrypt`` are None for plain RTP.
+    ``tos`` is what it is sent with. ``decrypt`` and ``encrypt`` are None for plain RTP. ``formats`` tell the clocks.
     """
 
     local: Endpoint
@@ -65,6 +65,7 @@ class Target(NamedTuple):
     dtls: bool
     decrypt: SrtpSession | None
     encrypt: SrtpSession | None
+    formats: tuple[Format, ...] = ()
 
     @property
     def fixed(self) -> Target:
@@ -142,6 +143,7 @@ def target_for(here: End, there: End | None, tos: int, derive: Derive, now: floa
         dtls=here.config.dtls,
         decrypt=_session(here.receive, here.received, derive) if here.config.secure else None,
         encrypt=_session(there.send, there.sent, derive) if there.config.secure else None,
+        formats=here.config.formats,
     )
 
 

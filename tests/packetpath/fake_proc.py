@@ -64,6 +64,7 @@ class FakeTable:
             )
         if before:
             entry.counters = before.counters
+            entry.quality = before.quality
         self.targets[position] = (kept, entry)
 
     def read(self, position: int, room: int) -> tuple[bytes, int]:
@@ -79,6 +80,8 @@ class FakeTable:
         target, entry = self.targets[2 * port]
         entry.counters.packets += count
         entry.counters.bytes += count * length
+        entry.quality.totals.expected += count
+        entry.quality.ssrc, entry.quality.type = ssrc, 128
         for direction in ("decrypt", "encrypt"):
             if getattr(target, direction).ssrc_count:
                 progress = getattr(entry, direction)

@@ -11,7 +11,7 @@ from rtpengine._packetpath import ffi, lib
 
 from rtpengine import kernel
 from rtpengine.kernel import KernelTable, NotLoaded, Unavailable
-from rtpengine.media import Endpoint, Sources
+from rtpengine.media import Endpoint, Format, KernelQuality, Sources
 from rtpengine.targets import Cipher, SrtpSession, Target
 
 PLAIN = Target(
@@ -87,8 +87,8 @@ def test_a_table_that_was_left_goes_on_until_it_is_claimed_or_emptied(proc: Fake
         ("3/control", errno.EBUSY, "another process has it"),
         ("3/control", errno.ENOENT, "the kernel module refuses: No such file or directory"),
         ("3/blist", errno.EACCES, "the kernel module does not let us (CAP_NET_ADMIN is needed)"),
-        (lib.MEDIAPROXY_NOOP, errno.EIO, "the kernel module is of another version (not ABI 1)"),
-        (lib.MEDIAPROXY_NOOP, errno.EPROTO, "the kernel module is of another version (not ABI 1)"),
+        (lib.MEDIAPROXY_NOOP, errno.EIO, "the kernel module is of another version (not ABI 2)"),
+        (lib.MEDIAPROXY_NOOP, errno.EPROTO, "the kernel module is of another version (not ABI 2)"),
     ],
 )
 def test_a_table_that_cannot_be_had(proc: FakeProc, path: str | int, number: int, reason: str) -> None:
@@ -147,6 +147,12 @@ def test_a_plain_target_as_it_is_written(proc: FakeProc, open_table: Open, targe
     assert (written.flags, written.tos) == (flags, target.tos)
     for srtp in (written.decrypt, written.encrypt):
         assert bytes(ffi.buffer(ffi.addressof(srtp))) == b"\1\1" + bytes(ffi.sizeof("struct mediaproxy_srtp") - 2)
+
+
+def test_clock_rates_as_they_are_written(proc: FakeProc, open_table: Open) -> None:
+    open_table().add(PLAIN._replace(formats=(Format(96, "OPUS", 48000), Format(0, "PCMU", 8000))))
+    ((written, _),) = proc.tables[3].targets.values()
+    assert list(written.clocks) == [96 << 24 | 48000, *[0] * 15]
 
 
 def test_a_secure_target_as_it_is_written(proc: FakeProc, open_table: Open) -> None:
@@ -212,6 +218,8 @@ def test_what_a_target_has_done(proc: FakeProc, open_table: Open) -> None:
     _, raw = proc.tables[3].targets[60000]
     raw.counters.passed = 7
     raw.counters.drops = [1, 2, 3, 4, 5, 6]
+    raw.quality.totals = [2, 3, 4, 5, 6, 7]
+    raw.quality.jitter, raw.quality.ticks, raw.quality.ssrc, raw.quality.type = 8, 9, 10, 11
     entry = table.entry(PLAIN.local)
     assert entry is not None
     assert entry[:5] == (4, 30000, 2, 344, 7)
@@ -219,6 +227,7 @@ def test_what_a_target_has_done(proc: FakeProc, open_table: Open) -> None:
     assert entry.decrypt == Sources()
     assert (entry.encrypt.total, entry.encrypt.ssrcs) == (1, {5})
     assert entry.encrypt.table[8:16] == (0x10009).to_bytes(8, "little")
+    assert entry.quality == KernelQuality(2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
     there = table.entry(BACK.local)
     assert there is not None
     assert there[:6] == (6, 30002, 0, 0, 0, {})

@@ -246,6 +246,27 @@ def test_counters_flow_back(stage: Stage) -> None:
     assert stage.path.stats().packets == 62
 
 
+def test_quality_flows_back(stage: Stage) -> None:
+    stage.settle()
+    stage.forward(stage.a, ssrc=1, count=50)
+    _, entry = stage.raw(stage.a)
+    quality = entry.quality
+    quality.totals.lost, quality.totals.skips, quality.totals.reordered = 3, 2, 1
+    quality.jitter, quality.ticks = 80 * 16, 34359
+    stage.pass_time(1)
+    known = stage.path.state(stage.a.stream).quality
+    assert known[:6] == (51, 3, 0, 1, 2, 0)
+    assert (round(known.jitter_ms), known.ssrc, known.payload_type) == (10, 1, 0)
+    stage.forward(stage.a, ssrc=1, count=2)
+    quality.totals.lost = 2
+    stage.pass_time(1)
+    assert stage.path.state(stage.a.stream).quality[:6] == (53, 2, 0, 1, 2, 0)
+    # What it has counted is not there again when it comes back, and where it was is no gap.
+    stage.connect(a={"handover": True})
+    stage.talk(9000)
+    assert stage.state(stage.a).quality[:6] == (54, 2, 0, 1, 2, 0)
+
+
 def test_targets_that_nobody_knows_are_let_be(stage: Stage) -> None:
     stage.settle()
     stranger, entry = ffi.new("struct mediaproxy_target *"), ffi.new("struct mediaproxy_entry *")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rtpengine._packetpath import ffi, lib
 
+from rtpengine.clocks import clock_words
 from rtpengine.media import Format
-from rtpengine.packetpath import clock_words
 
 NAMES = ("expected", "lost", "duplicates", "reordered", "skips", "resets")
 DROPOUT, MISORDER, TAKEOVER = 3000, 100, 32  # RFC 3550 A.1: MAX_DROPOUT, MAX_MISORDER; ours

@@ -13,7 +13,7 @@ LAYERS = {
     0: {"__init__", "media", "memory"},
     1: {
         *("sdp", "attributes", "srtp", "stun", "dtls_records", "bencode", "ng", "ng_keys"),
-        *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard", "plain", "quality"),
+        *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard", "plain", "quality", "clocks"),
     },
     2: {
         *(

@@ -59,6 +59,7 @@ def target(
     encrypt: dict[str, Any] | None = None,
     flags: int = 0,
     tos: int = 0,
+    clocks: Iterable[int] = (),
 ) -> dict[str, Any]:
     """The initializer of a ``struct mediaproxy_target``."""
     return {
@@ -68,6 +69,7 @@ def target(
         "destination": address(destination),
         "flags": flags,
         "tos": tos,
+        "clocks": list(clocks),
         "decrypt": decrypt or PLAIN,
         "encrypt": encrypt or PLAIN,
     }
