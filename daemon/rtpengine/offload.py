@@ -36,6 +36,7 @@ class _Stream:
     """One socket. ``feeders`` are the streams whose RTP leaves from it.
 
     With ``target`` the kernel forwards what it receives, and ``told`` is how much of that the packet path knows.
+    ``growth`` is how many bytes a packet gains there: the kernel counts what arrives, the packet path what is sent.
     """
 
     local: Endpoint
@@ -46,6 +47,7 @@ class _Stream:
     feeders: set[int] = field(default_factory=set)
     target: Target | None = None
     told: Entry = _NOTHING
+    growth: int = 0
     reason: str = ""
     due: float | None = None
     wait_s: float = 1.0
@@ -295,7 +297,7 @@ class Offload:
         except OSError as error:
             self._stay(stream, known, f"the kernel refuses it: {error.strerror}", now)
             return
-        known.target, known.told, known.reason = target, _NOTHING, ""
+        known.target, known.told, known.growth, known.reason = target, _NOTHING, target.growth, ""
         self._in_kernel[known.local.family, known.local.port] = stream
         log.debug("in the kernel, from %s to %s", target.expect, target.destination)
         self.note(stream, f"handed to the kernel, from {target.expect} to {target.destination}")
@@ -359,7 +361,8 @@ class Offload:
             drops = (
                 {name: count - told.drops.get(name, 0) for name, count in entry.drops.items()} if entry.drops else {}
             )
-            packets, octets = entry.packets - told.packets, entry.bytes - told.bytes
+            packets = entry.packets - told.packets
+            octets = entry.bytes - told.bytes + packets * known.growth
             quality = entry.quality.since(told.quality)
             self._path.sync(stream, Progress(packets, octets, drops, entry.decrypt, entry.encrypt, quality))
             so_far = self.forwarded

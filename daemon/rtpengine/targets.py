@@ -45,6 +45,11 @@ class SrtpSession(NamedTuple):
     mki: bytes
     sources: Sources
 
+    @property
+    def trailer_len(self) -> int:
+        """How many bytes an SRTP packet is longer than the RTP packet that it protects."""
+        return len(self.mki) + self.tag_len
+
     def __repr__(self) -> str:
         """Without the keys, so that none gets into a log."""
         return f"SrtpSession({self.cipher.name}, {self.tag_len})"
@@ -71,6 +76,12 @@ class Target(NamedTuple):
     def fixed(self) -> Target:
         """Without how far the SSRCs have come, which the kernel knows better: equal if nothing else has changed."""
         return self._replace(decrypt=_without_progress(self.decrypt), encrypt=_without_progress(self.encrypt))
+
+    @property
+    def growth(self) -> int:
+        """How many bytes a packet leaves longer, or shorter, than it has come."""
+        received, sent = (0 if session is None else session.trailer_len for session in (self.decrypt, self.encrypt))
+        return sent - received
 
     @property
     def ssrcs(self) -> tuple[frozenset[int], frozenset[int]]:

@@ -267,6 +267,16 @@ def test_quality_flows_back(stage: Stage) -> None:
     assert stage.state(stage.a).quality[:6] == (54, 2, 0, 1, 2, 0)
 
 
+def test_bytes_are_counted_as_they_are_sent(stage: Stage) -> None:
+    """The kernel counts them as they arrive."""
+    stage.secure("b")
+    stage.settle()
+    for party, arrives in ((stage.a, 172), (stage.b, 182)):
+        before = stage.state(party).bytes
+        stage.forward(party, ssrc=1, first=2, count=50, length=arrives)
+        assert stage.state(party).bytes - before == 50 * (182 if party is stage.a else 172)
+
+
 def test_targets_that_nobody_knows_are_let_be(stage: Stage) -> None:
     stage.settle()
     stranger, entry = ffi.new("struct mediaproxy_target *"), ffi.new("struct mediaproxy_entry *")
