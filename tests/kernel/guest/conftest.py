@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import abi
 import network
 import pytest
 
+pytest.register_assert_rewrite("daemonlab", "systemlab")
 MODULE = Path(os.environ.get("KERNEL_TEST_MODULE", "")).resolve()
 
 
@@ -36,16 +37,16 @@ def table(rule: None) -> Iterator[abi.Table]:
 
 
 class rules:
-    """Rules of one front end, for both families, to a table."""
+    """Rules of one front end, for both families, to a table; ``match`` narrows down which packets."""
 
-    def __init__(self, *commands: str, number: int = 0) -> None:
+    def __init__(self, *commands: str, number: int = 0, match: Sequence[str] = ()) -> None:
         self.commands = commands
-        self.number = str(number)
+        self.rule = ["INPUT", *match, "-p", "udp", "-j", "MEDIAPROXY", "--id", str(number)]
 
     def __enter__(self) -> None:
         for command in self.commands:
-            network.run(command, "-w", "-I", "INPUT", "-p", "udp", "-j", "MEDIAPROXY", "--id", self.number)
+            network.run(command, "-w", "-I", *self.rule)
 
     def __exit__(self, *args: object) -> None:
         for command in self.commands:
-            network.run(command, "-w", "-D", "INPUT", "-p", "udp", "-j", "MEDIAPROXY", "--id", self.number)
+            network.run(command, "-w", "-D", *self.rule)

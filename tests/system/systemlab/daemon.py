@@ -53,7 +53,7 @@ class Daemon:
 
     def _await_start(self) -> None:
         self.ng = self.client()
-        if not wait_until(lambda: self.process.poll() is not None or self.ng.ping(0.2), 15):
+        if not wait_until(lambda: self.process.poll() is not None or self.ng.ping(0.2), 60):
             raise AssertionError(f"the daemon does not answer: {self.command}\n{self.log}")
         if not self.alive:
             raise AssertionError(f"the daemon ended with {self.process.poll()}: {self.command}\n{self.log}")
@@ -95,11 +95,11 @@ class Daemon:
         self.process.send_signal(number)
 
     def stop(self) -> int:
-        """End it in order and return the exit status; it gets ten seconds."""
+        """End it in order and return the exit status; it gets a while."""
         if self.alive:
             self.signal(signal.SIGTERM)
         try:
-            return self.process.wait(10)
+            return self.process.wait(60)
         finally:
             self.kill()
 
@@ -109,4 +109,4 @@ class Daemon:
             client.close()
         if self.alive:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)

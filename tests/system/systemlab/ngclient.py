@@ -62,7 +62,7 @@ class NgClient:
         self.socket.sendto(cookie + b" " + payload, self.server)
         return cookie
 
-    def receive(self, cookie: bytes, timeout_s: float = 5) -> bytes:
+    def receive(self, cookie: bytes, timeout_s: float = 20) -> bytes:
         """The payload of the reply that carries this cookie."""
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
@@ -75,13 +75,13 @@ class NgClient:
                 return payload
         raise NoReplyError(f"no reply to {cookie!r} within {timeout_s} s")
 
-    def exchange(self, payload: bytes, cookie: bytes | None = None, timeout_s: float = 5) -> Reply:
+    def exchange(self, payload: bytes, cookie: bytes | None = None, timeout_s: float = 20) -> Reply:
         """Send one payload and return the decoded reply."""
         reply = decode(bencodepy.decode(self.receive(self.send(payload, cookie), timeout_s)))
         assert isinstance(reply, dict)
         return reply
 
-    def request(self, request: Mapping[str, Any], timeout_s: float = 5) -> Reply:
+    def request(self, request: Mapping[str, Any], timeout_s: float = 20) -> Reply:
         """Send a request and return the reply, whatever its result is."""
         return self.exchange(encode(request), timeout_s=timeout_s)
 
@@ -102,7 +102,7 @@ class NgClient:
         assert set(reply) == {"result", "error-reason"}
         return str(reply["error-reason"])
 
-    def ping(self, timeout_s: float = 5) -> bool:
+    def ping(self, timeout_s: float = 20) -> bool:
         """Whether the daemon answers."""
         try:
             return self.request({"command": "ping"}, timeout_s) == {"result": "pong"}
