@@ -192,6 +192,8 @@ class Offload:
             known.told = _NOTHING
         now = self._now()
         with self.context(stream):
+            verdict = self._verdict(known, stream, now + SETTLE_S)
+            known.growth = verdict.growth if isinstance(verdict, Target) else 0
             self._fold(stream, known, entry)
             verdict = self._verdict(known, stream, now + SETTLE_S)
             if isinstance(verdict, str):

@@ -19,6 +19,8 @@ from rtpengine.__main__ import _open_kernel_table
 from rtpengine.config import ConfigError
 from rtpengine.daemon import Daemon
 from rtpengine.kernel import KernelTable
+from rtpengine.media import Endpoint
+from rtpengine.targets import Target
 
 LEAST = ["--config-file=none", "--ip=127.0.0.1", "--listen-ng=127.0.0.1:2223", "--table=3"]
 
@@ -46,11 +48,17 @@ def test_where_media_is_forwarded(proc: FakeProc, more: list[str], note: tuple[i
         table.close()
 
 
-def test_a_table_that_was_left_is_told_of(proc: FakeProc) -> None:
-    KernelTable(3, proc.root).close()
+@pytest.mark.parametrize("streams", [0, 1])
+def test_streams_that_were_left_are_told_of(proc: FakeProc, streams: int) -> None:
+    here, there = Endpoint("127.0.0.1", 30000), Endpoint("127.0.0.1", 4000)
+    before = KernelTable(3, proc.root)
+    for _ in range(streams):
+        before.add(Target(here, there, here, there, 0, False, False, None, None))
+    before.close()
     table, notes = _open_kernel_table(options(), proc.root)
     assert table is not None
-    assert notes[1] == (NOTICE, "kernel table 3 was left by another daemon, with 0 streams: they end")
+    left = (NOTICE, "kernel table 3 was left by another daemon, with 1 streams: they end")
+    assert notes[1:] == [left] * streams
     table.close()
 
 

@@ -97,8 +97,11 @@ def test_indices_are_as_far_as_the_kernel_has_come(restart: Restart, side: str) 
     stage.settle()
     restart.save()
     speaking, hearing = (stage.a, stage.b) if side == "b" else (stage.b, stage.a)
-    stage.forward(speaking, ssrc=1, first=2, count=5000)
+    before = stage.state(speaking).bytes
+    arrives, leaves = (172, 182) if isinstance(hearing, SecureParty) else (182, 172)
+    stage.forward(speaking, ssrc=1, first=2, count=5000, length=arrives)
     restart.restart()
+    assert stage.state(speaking).bytes == before + 5000 * leaves
     secured = next(party for party in restart.parties if isinstance(party, SecureParty))
     (sent,) = (one for one in stage.offload.save_srtp(secured.stream) if one.sending)
     assert [source.rtp_next for source in sent.sources] == [5002]
