@@ -27,9 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = config.parse(arguments)
     descriptors = process.raise_limits()
     try:
-        kernel, notes = _open_kernel_table(options, ROOT)
         sockets = _bind_controls(options)
         ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
+        # Not before: the module shows which process has a table.
+        kernel, notes = _open_kernel_table(options, ROOT)
         if options.pidfile is not None:
             process.write_pidfile(options.pidfile)
     except config.ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ TABLES: int = lib.MEDIAPROXY_TABLES
 _AT_ONCE = 128
 _FAMILIES = {IPV4: lib.MEDIAPROXY_INET, IPV6: lib.MEDIAPROXY_INET6}
 _IP_OF = {value: family for family, value in _FAMILIES.items()}
+_CONTROL_PID = re.compile(r"^Control PID: +([1-9][0-9]*)$", re.MULTILINE)
 _REFUSED = (errno.EACCES, errno.EPERM)
 
 _NO_DROPS: dict[str, int] = {}
@@ -93,7 +95,7 @@ class KernelTable:
             self._left = {} if is_new else {(entry.family, entry.port): entry for entry in self.entries()}
             self.taken_over = None if is_new else len(self._left)
         except OSError as error:
-            raise Unavailable(_reason(error)) from None
+            raise Unavailable(_reason(error, root / str(number))) from None
 
     def _open(self, directory: Path) -> tuple[int, int]:
         control = os.open(directory / "control", os.O_WRONLY | os.O_CLOEXEC)
@@ -180,9 +182,17 @@ def _create(control: Path, number: int) -> bool:
     return True
 
 
-def _reason(error: OSError) -> str:
+def _owner(directory: Path) -> str:
+    try:
+        found = _CONTROL_PID.search((directory / "status").read_text())
+    except OSError:
+        found = None
+    return f"process {found[1]}" if found else "another process"
+
+
+def _reason(error: OSError, directory: Path) -> str:
     if error.errno == errno.EBUSY:
-        return "another process has it"
+        return f"{_owner(directory)} has it"
     if error.errno in _REFUSED:
         return "the kernel module does not let us (CAP_NET_ADMIN is needed)"
     if error.errno in (errno.EIO, errno.EPROTO):

@@ -107,8 +107,11 @@ def test_a_table_that_cannot_be_had(proc: FakeProc, path: str | int, number: int
 
 def test_somebody_else_has_the_table(proc: FakeProc, open_table: Open) -> None:
     open_table().add(PLAIN)
-    with pytest.raises(Unavailable, match="another process has it"):
-        KernelTable(3, proc.root)
+    for pid, who in ((0, "another process"), (4711, "process 4711")):
+        (proc.root / "3").mkdir(exist_ok=True)
+        (proc.root / "3" / "status").write_text(f"Refcount:    1\nControl PID: {pid}\nTargets:     1\n")
+        with pytest.raises(Unavailable, match=f"^{who} has it$"):
+            KernelTable(3, proc.root)
     assert len(proc.tables[3].targets) == 1
 
 

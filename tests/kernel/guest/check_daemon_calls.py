@@ -240,7 +240,7 @@ def test_unknown_source(talking: Callable[..., Call], caller: str) -> None:
             packet = rtp(number, speaker.ssrc ^ 1)
             speaker.send_raw(forged(speaker.sending, packet) if speaker.sending else packet, stranger)
         passes(speaker, listener)
-        assert sum(made.streams(made.caller)[0]["stats"]["drops"].values()) == 3
+        assert wait_for(lambda: sum(made.streams(made.caller)[0]["stats"]["drops"].values()) == 3)
     with host.udp(host.address(4)) as moved:
         assert wait_for(lambda: bool(speaker.talk(1, via=moved)) and expected(made, speaker) == moved.getsockname())
         drain(listener.rtp)

@@ -33,7 +33,6 @@ pytest_plugins = ["daemonlab"]
 
 
 SECOND = "198.51.100.2"
-TAKEN = "another process has it"
 
 
 @pytest.fixture
@@ -107,9 +106,11 @@ def test_two_daemons_on_two_tables(lab: Lab, start: Callable[..., Daemon]) -> No
             assert {local[0] for local in targets} == {address}
             assert [target.packets for target in targets.values()] == [10, 10]
 
-        assert TAKEN in refused(lab, "--table=1", "--no-fallback")
+        taken = "--no-fallback: kernel table 1 is not available, process {} has it\n"
+        assert refused(lab, "--table=1", "--no-fallback") == f"rtpengine: {taken.format(daemons[1].pid)}"
         third = start("--table=0", "--ip=198.51.100.3", ipv6=False)
-        assert f"rtpengine: forwarding in userspace, since {TAKEN}; kernel table 0 is not used" in third.log
+        reason = f"since process {daemons[0].pid} has it; kernel table 0 is not used"
+        assert f"rtpengine: forwarding in userspace, {reason}" in third.log
         made = call(third, {}, {})
         made.place()
         flow(made)
