@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kernel_view import Ports
 from measure import PATIENCE_NS, StreamResult, measure
 from ng_client import Counters, NgClient, NgError, counters, suites
 from phone import Activity, Phone
@@ -47,6 +48,11 @@ class CallPlan(NamedTuple):
         """Length of the call."""
         return sum(act.frames for act in self.acts)
 
+    @property
+    def longer(self) -> CallPlan:
+        """The same call, so long that the kernel has most of it; with several acts it never gets it."""
+        return self if len(self.acts) > 1 else self._replace(acts=(self.acts[0]._replace(frames=2 * self.frames),))
+
 
 _HOLD = (
     Act("talking", 120),
@@ -76,12 +82,18 @@ class CallOutcome(NamedTuple):
 
 
 class DemoCall:
-    """One call through the daemon behind ``ng``, whose media ports must lie in ``ports``."""
+    """One call through the daemon behind ``ng``, whose media ports must lie in ``ports``.
 
-    def __init__(self, plan: CallPlan, ng: NgClient, ports: range, screen: Screen) -> None:
+    ``forwarded`` tells how many packets the kernel has forwarded by port, None where it has no part in this.
+    """
+
+    def __init__(
+        self, plan: CallPlan, ng: NgClient, ports: range, screen: Screen, forwarded: Callable[[], Ports] | None
+    ) -> None:
         self._plan = plan
         self._ng = ng
         self._ports = ports
+        self._forwarded = forwarded
         self._screen = screen
         self._keys = {"call-id": f"demo-call-{plan.number}@{_IPV4}", "from-tag": "alice-tag"}
         self._version = 0
@@ -98,10 +110,13 @@ class DemoCall:
                 done += act.frames
             time.sleep(PATIENCE_NS / 1e9)
             reply = self._ng.request("query", self._keys)
+            by_kernel = self._forwarded() if self._forwarded else None
             self._ng.request("delete", self._keys)
         streams = [self._report(alice, bob, output), self._report(bob, alice, output)]
         self._show(streams)
         self._compare_counters(reply, alice, bob)
+        if by_kernel is not None:
+            self._show_kernel(by_kernel, alice, bob)
         return CallOutcome(streams, [f"call {self._plan.number}: {fault}" for fault in self._faults])
 
     def _signal(self, act: Act, alice: Phone, bob: Phone) -> None:
@@ -209,6 +224,14 @@ class DemoCall:
                 self._faults.append(f"the daemon counted {counted} from {phone.name}, who sent {sent}")
             if isinstance(phone, SecurePhone) and suites(reply, tag) != {phone.secured.suite}:
                 self._faults.append(f"the daemon names another suite for {phone.name}: {suites(reply, tag)}")
+
+    def _show_kernel(self, by_kernel: Ports, alice: Phone, bob: Phone) -> None:
+        """Say how many packets the daemon has not even seen; in a call that is left alone there have to be some."""
+        for phone in (alice, bob):
+            packets = by_kernel.get((address_type(phone.address.host)[-1], phone.told.rtp.port), 0)
+            self._screen.say(f"  The kernel forwarded {packets} of them from {phone.name}")
+            if not packets and len(self._plan.acts) == 1:
+                self._faults.append(f"the kernel forwarded nothing from {phone.name}")
 
     def _report(self, speaker: Phone, listener: Phone, output: Path) -> StreamReport:
         result = measure(speaker.law, speaker.said, listener.heard)

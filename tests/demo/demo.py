@@ -10,9 +10,11 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import kernel_view
 from calls import PLANS, CallOutcome, CallPlan, DemoCall
 from ng_client import NgClient, NgError
 from relay import DEFAULT_COMMAND, Relay, RelayError
@@ -71,6 +73,13 @@ def _options() -> argparse.Namespace:
         default=Path("demo-output"),
         help="where to write recordings and the daemon's log (%(default)s)",
     )
+    parser.add_argument(
+        "--table",
+        metavar="N",
+        type=int,
+        default=-1,
+        help="forward in the kernel with this table, to which a rule of iptables leads; none by default",
+    )
     # For trying the demo itself on another daemon that speaks ng; see Relay for the names in braces.
     parser.add_argument("--command", metavar="TEMPLATE", default=DEFAULT_COMMAND, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -86,12 +95,13 @@ def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
     output.mkdir(parents=True, exist_ok=True)
     for stale in output.glob("call*-heard.wav"):
         stale.unlink()
-    plans, notes = _feasible(PLANS)
+    plans, notes = _feasible(PLANS if options.table < 0 else [plan.longer for plan in PLANS])
     screen.say("rtpengine demo: real speech, both ways, through the media proxy on this machine", "bold")
-    with Relay(options.command, options.rtpengine, output / "rtpengine.log", ipv6=_has_ipv6()) as relay:
+    log = output / "rtpengine.log"
+    with Relay(options.command, options.rtpengine, log, ipv6=_has_ipv6(), table=options.table) as relay:
         relay.await_ping()
         screen.say(f"Daemon: process {relay.pid}, ng port {relay.ng_port}, log {relay.log}")
-        outcomes = _place_calls(plans, relay, screen, output)
+        outcomes = _place_calls(plans, relay, screen, output, options.table)
         passed = _conclude(outcomes, notes, screen, output)
         if options.keep:
             screen.say(_KEEP.format(pid=relay.pid, port=relay.ng_port, command=relay.command))
@@ -124,14 +134,17 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _place_calls(plans: Sequence[CallPlan], relay: Relay, screen: Screen, output: Path) -> list[CallOutcome]:
+def _place_calls(
+    plans: Sequence[CallPlan], relay: Relay, screen: Screen, output: Path, kernel_table: int
+) -> list[CallOutcome]:
+    forwarded = partial(kernel_view.forwarded, kernel_table) if kernel_table >= 0 else None
     alice, bob = (_recording(name) for name in ("alice", "bob"))
     outcomes = []
     with NgClient(relay.ng_port) as ng:
         for plan in plans:
             screen.say(f"\nCall {plan.number}: {plan.title}", "bold")
             try:
-                outcome = DemoCall(plan, ng, relay.ports, screen).run(alice, bob, output)
+                outcome = DemoCall(plan, ng, relay.ports, screen, forwarded).run(alice, bob, output)
             except NgError as error:
                 relay.check_alive()
                 outcome = CallOutcome([], [f"call {plan.number}: {error}"])

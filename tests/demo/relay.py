@@ -13,11 +13,11 @@ from types import TracebackType
 from ng_client import NgClient, NgError
 
 DEFAULT_COMMAND = (
-    "{rtpengine} --config-file=none --foreground --log-stderr --log-level=6 --table=-1 --ip=127.0.0.1 {ip6}"
+    "{rtpengine} --config-file=none --foreground --log-stderr --log-level=6 {kernel} --ip=127.0.0.1 {ip6}"
     " --listen-ng=127.0.0.1:{ng} --port-min={port_min} --port-max={port_max}"
 )
 _PORTS = 200
-_START_S = 10.0
+_START_S = 60.0
 _STOP_S = 5.0
 
 
@@ -28,10 +28,10 @@ class RelayError(Exception):
 class Relay:
     """Runs the daemon between ``__enter__`` and ``__exit__``, its log in ``log``.
 
-    ``command`` is a template with {rtpengine}, {ng}, {ip6}, {port_min} and {port_max}.
+    ``command`` is a template with {rtpengine}, {ng}, {ip6}, {kernel}, {port_min} and {port_max}.
     """
 
-    def __init__(self, command: str, rtpengine: str, log: Path, ipv6: bool) -> None:
+    def __init__(self, command: str, rtpengine: str, log: Path, ipv6: bool, table: int) -> None:
         self.log = log
         self.ng_port = _free_port()
         # Below Linux's ephemeral ports, and elsewhere each time, so that two demos do not meet.
@@ -42,6 +42,7 @@ class Relay:
                 rtpengine=shlex.quote(rtpengine),
                 ng=self.ng_port,
                 ip6="--ip6=::1" if ipv6 else "",
+                kernel=f"--table={table}" + " --no-fallback" * (table >= 0),
                 port_min=self.ports[0],
                 port_max=self.ports[-1],
             )
@@ -74,7 +75,7 @@ class Relay:
         return shlex.join(self._command)
 
     def await_ping(self) -> None:
-        """Return when the daemon answers a ping; RelayError if it ends, or does not within ten seconds."""
+        """Return when the daemon answers a ping; RelayError if it ends, or does not within a minute."""
         deadline = time.monotonic() + _START_S
         with NgClient(self.ng_port, timeout_s=0.2) as ng:
             while True:

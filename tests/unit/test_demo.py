@@ -13,6 +13,7 @@ import pytest
 DEMO = Path(__file__).parents[1] / "demo"
 sys.path.insert(0, str(DEMO))
 
+import kernel_view  # noqa: E402
 from measure import PATIENCE_NS, Heard, Said, StreamResult, measure  # noqa: E402
 from ng_client import Counters, NgError, counters, suites  # noqa: E402
 from phone_sdp import SECURE, Address, PhoneSdp, parse, rewriting_faults  # noqa: E402
@@ -28,6 +29,33 @@ A_LAW = {0xAA: 32256, 0xA5: 16896, 0xB5: 8448, 0x85: 4224, 0x95: 2112, 0xE5: 105
 MU_LAW = {
     0x80: 32124, 0x8F: 16764, 0x9F: 8316, 0xAF: 4092, 0xBF: 1980, 0xCF: 924, 0xDF: 396, 0xEF: 132, 0xFE: 8, 0xFF: 0,
 }  # fmt: skip
+
+
+# As show_address() and table_list_show() of kernel-module/proc.c write it.
+LISTING = """port 31652:
+       src inet6 [0:0:0:0:0:0:0:1]:33516
+       dst inet6 [0:0:0:0:0:0:0:1]:5004
+     local inet4 127.0.0.1:31652
+    expect inet4 127.0.0.1:4000
+    stats:                16856 bytes,                   98 packets,                    0 errors
+    SRTP encryption (outgoing) parameters:
+        cipher: AES-CM
+        HMAC: HMAC-SHA1
+            auth tag length: 10
+        SSRC: 12345678, next index 98
+    TOS: 184
+port 31652:
+       src inet4 127.0.0.1:31652
+       dst inet4 127.0.0.1:4000
+     local inet6 [0:0:0:0:0:0:0:1]:31652
+    expect inet6 [0:0:0:0:0:0:0:1]:5004
+    stats:                    0 bytes,                    0 packets,                    0 errors
+"""
+
+
+def test_the_kernel_s_list_is_read() -> None:
+    assert kernel_view.parse(LISTING) == {("4", 31652): 98, ("6", 31652): 0}
+    assert kernel_view.parse("") == {}
 
 
 @pytest.mark.parametrize(("law", "vectors"), [(PCMA, A_LAW), (PCMU, MU_LAW)], ids=["A-law", "mu-law"])
