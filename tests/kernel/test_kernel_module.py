@@ -17,7 +17,7 @@ LAB = HERE / "lab"
 GUEST = HERE / "guest"
 
 # Where a kernel must be found that is not in the cache yet; and a guest on a busy machine.
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +95,8 @@ def run_there(modules: dict[str, tuple[Path, str]], plugin: Path, tree: Path, tm
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         pytest_there = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-q", "--tb=short"]
-        options = ["-p", "no:cacheprovider", "-o", "python_files=check_*.py", "-o", "pythonpath=.", "--timeout=300"]
-        lab = [LAB / "run", "--kernel", alias, "--smp", str(processors), "--timeout", "1000"]
+        options = ["-p", "no:cacheprovider", "-o", "python_files=check_*.py", "-o", "pythonpath=.", "--timeout=900"]
+        lab = [LAB / "run", "--kernel", alias, "--smp", str(processors), "--timeout", "1500"]
         command = [*lab, "--log", tmp_path / "dmesg", "--", *pytest_there, *options, *which]
         done = subprocess.run(command, cwd=GUEST, env=env, capture_output=True, text=True)
         print(done.stderr)

@@ -29,7 +29,7 @@ def test_demo(lab: Lab, tmp_path: Path) -> None:
     ]
     with ruled(lab.relay):
         with lab.relay.inside():
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
         control(lab.relay, "del 0\n")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     calls = dict(enumerate(done.stdout.split("\nCall ")[1:], 1))

@@ -67,7 +67,7 @@ class Shell:
         command = ["bash", "-e", "-c", block]
         with self.lab.relay.inside():
             done = subprocess.run(
-                command, cwd=TREE, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
+                command, cwd=TREE, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
             )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         return done.stdout
