@@ -31,10 +31,22 @@ int pp_stream_sources(struct pp *pp, int64_t id, struct pp_sources *received, st
 	return s ? 0 : -ENOENT;
 }
 
+static void add_traffic(struct pp_traffic *to, uint64_t packets, uint64_t bytes)
+{
+	to->packets += packets;
+	to->bytes += bytes;
+}
+
 static void add_counts(struct worker *w, struct stream *s, const struct pp_progress *in)
 {
+	const struct stream *sink = stream_find(&w->table, s->rtp_sink);
 	unsigned int i;
 
+	add_traffic(traffic_of(w->stats.received, s), in->packets, in->bytes);
+	if (sink) {
+		add_traffic(traffic_of(w->stats.sent, sink), in->packets, in->bytes);
+		traffic_of(w->stats.sent, sink)->errors += in->drops[PP_DROP_SEND];
+	}
 	s->counters.packets += in->packets;
 	s->counters.bytes += in->bytes;
 	w->stats.packets += in->packets;

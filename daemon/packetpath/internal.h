@@ -217,12 +217,30 @@ static inline void drop(struct worker *w, struct stream *s, enum pp_drop reason)
 	w->stats.drops[reason]++;
 }
 
+/* The one of a pair that is of a stream's family. */
+static inline struct pp_traffic *traffic_of(struct pp_traffic pair[2], const struct stream *s)
+{
+	return &pair[s->learn.local.family == 6];
+}
+
 static inline void count(struct worker *w, struct stream *s, uint32_t len)
 {
+	struct pp_traffic *in = traffic_of(w->stats.received, s);
+
 	s->counters.packets++;
 	s->counters.bytes += len;
 	w->stats.packets++;
 	w->stats.bytes += len;
+	in->packets++;
+	in->bytes += len;
+}
+
+static inline void count_sent(struct worker *w, const struct stream *sink, uint32_t len)
+{
+	struct pp_traffic *out = traffic_of(w->stats.sent, sink);
+
+	out->packets++;
+	out->bytes += len;
 }
 
 /* What two readings of a stream's totals differ by; expected is not known before a run ends. */

@@ -182,11 +182,19 @@ struct pp_event {
 	uint8_t data[2048];		/* PP_EVENT_DATA_MAX; what is longer is dropped as malformed */
 };
 
+struct pp_traffic {
+	uint64_t packets;
+	uint64_t bytes;
+	uint64_t errors;		/* received: nobody to relay to; sent: the system refused */
+};
+
 struct pp_stats {
 	uint64_t packets;		/* relayed, since pp_open() */
 	uint64_t bytes;
 	uint64_t errors;
 	uint64_t drops[10];
+	struct pp_traffic received[2];	/* accepted at IPv4 and at IPv6 sockets */
+	struct pp_traffic sent[2];	/* sent from them */
 	struct rtp_totals totals;	/* but for expected; lost may go back a little */
 	uint64_t events_lost;
 	uint64_t wakeups;

@@ -92,11 +92,14 @@ static void flush(struct worker *w, struct stream *s)
 		sent = send_some(b, done);
 		if (sent <= 0) {
 			drop_as_error(w, s, PP_DROP_SEND);
+			traffic_of(w->stats.sent, b->sink)->errors++;
 			done++;
 			continue;
 		}
-		while (sent--)
-			count(w, s, b->out_iov[done++].iov_len);
+		for (; sent--; done++) {
+			count(w, s, b->out_iov[done].iov_len);
+			count_sent(w, b->sink, b->out_iov[done].iov_len);
+		}
 	}
 	b->pending = 0;
 }
@@ -182,6 +185,7 @@ static void route(struct worker *w, struct stream *s, struct packet *p)
 
 	if (!sink) {
 		drop_as_error(w, s, PP_DROP_NO_SINK);
+		traffic_of(w->stats.received, s)->errors++;
 		return;
 	}
 	if (p->rtcp && s->learn.flags & PP_F_STRIP_FEEDBACK)

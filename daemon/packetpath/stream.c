@@ -317,6 +317,7 @@ int pp_stream_send(struct pp *pp, int64_t id, const struct pp_address *to, const
 	if (sendto(s->fd, data, len, MSG_DONTWAIT, &address.any, size) < 0) {
 		s->counters.errors++;
 		w->stats.errors++;
+		traffic_of(w->stats.sent, s)->errors++;
 	}
 unlock:
 	worker_unlock(w);

@@ -176,6 +176,17 @@ int pp_events(struct pp *pp, struct pp_event *out, uint32_t max)
 	return n;
 }
 
+static void add_pair(struct pp_traffic to[2], const struct pp_traffic from[2])
+{
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		to[i].packets += from[i].packets;
+		to[i].bytes += from[i].bytes;
+		to[i].errors += from[i].errors;
+	}
+}
+
 /**
  * pp_stats() - add up the counters of all workers
  * @pp: the packet path
@@ -198,6 +209,8 @@ int pp_stats(struct pp *pp, struct pp_stats *out)
 		out->errors += stats->errors;
 		for (reason = 0; reason < PP_DROP_REASONS; reason++)
 			out->drops[reason] += stats->drops[reason];
+		add_pair(out->received, stats->received);
+		add_pair(out->sent, stats->sent);
 		out->totals.lost += stats->totals.lost;
 		out->totals.duplicates += stats->totals.duplicates;
 		out->totals.reordered += stats->totals.reordered;

@@ -18,7 +18,7 @@ from rtpengine import __version__
 from rtpengine.call import Call
 from rtpengine.counts import CallCounts, RequestCounts
 from rtpengine.offload import Offload
-from rtpengine.packetpath import PacketPath
+from rtpengine.packetpath import DROP_REASONS, PacketPath
 from rtpengine.ports import PortPool
 from rtpengine.quality import Totals
 from rtpengine.table import CallTable
@@ -64,6 +64,9 @@ METRICS = {
     "closed_sessions_total": Spec("counter", "Calls that are over or were refused, by the reason", "calls"),
     "one_way_sessions_total": Spec("counter", "Calls that are over, and of which one side was never heard", "calls"),
     "zero_packet_streams_total": Spec("counter", "RTP sockets of calls that are over, without a packet", "sockets"),
+    "interface_packets": Spec("gauge", "Packets relayed since the start", "packets"),
+    "interface_bytes": Spec("gauge", "Payload relayed since the start", "bytes"),
+    "interface_errors": Spec("gauge", "Packets not relayed, or not sent", "packets"),
     "packets_total": Spec("counter", "Packets relayed, by who has forwarded them", "packets"),
     "bytes_total": Spec("counter", "Payload of UDP relayed, by who has forwarded it", "bytes"),
     "packet_errors_total": Spec("counter", "Packets that could not be relayed, by who has tried", "packets"),
@@ -180,9 +183,14 @@ class Metrics:
         for kind, values in by_path.items():
             for name, value in zip(("packets_total", "bytes_total", "packet_errors_total"), values, strict=True):
                 yield name, {"type": kind}, value
-        for reason, count in stats.drops.items():
-            yield "dropped_packets_total", {"reason": reason}, count
+        for reason in DROP_REASONS:
+            yield "dropped_packets_total", {"reason": reason}, stats.drops.get(reason, 0)
         yield "lost_events_total", {}, stats.events_lost
+        for way, by_family in (("ingress", stats.received), ("egress", stats.sent)):
+            for family, pool in self._parts.pools.items():
+                labels = {"name": INTERFACE, "address": pool.address, "direction": way}
+                for what, value in by_family[family]._asdict().items():
+                    yield f"interface_{what}", labels, value
 
     def _of_quality(self) -> Iterator[tuple[str, Labels, float]]:
         quality = self._parts.quality

@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from struct import Struct
 from struct import error as StructError
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rtpengine._packetpath import ffi, lib
@@ -39,11 +40,11 @@ _EVENTS_AT_ONCE = 64
 _NO_PAYLOAD_TYPE = 255
 
 # In the order of the indices of pp_counters.drops.
-_DROP_REASONS = (
+DROP_REASONS = (
     *("source", "malformed", "no sink", "muted", "filtered", "send"),
     *("authentication", "replay", "no key", "flood"),
 )
-assert len(_DROP_REASONS) == lib.PP_DROP_REASONS
+assert len(DROP_REASONS) == lib.PP_DROP_REASONS
 
 _STRICT: int = lib.PP_F_STRICT
 _HANDOVER: int = lib.PP_F_HANDOVER
@@ -89,9 +90,9 @@ _ADDRESS = _packer("struct pp_address")
 _KEYS = _packer("struct srtp_keys")
 _SAVED = _packer("struct pp_saved")
 _SOURCES = f"I4x{ffi.sizeof('struct pp_source') * MAX_SOURCES}s"
-_PROGRESS = Struct(f"={2 + len(_DROP_REASONS) + 6}Q4I{_SOURCES}{_SOURCES}")
+_PROGRESS = Struct(f"={2 + len(DROP_REASONS) + 6}Q4I{_SOURCES}{_SOURCES}")
 assert _PROGRESS.size == ffi.sizeof("struct pp_progress")
-_NO_DROPS = (0,) * len(_DROP_REASONS)
+_NO_DROPS = (0,) * len(DROP_REASONS)
 _NO_ADDRESS = (b"", 0, 0, 0)
 _MAX_VALIDATED: int = dict(ffi.typeof("struct pp_saved").fields)["validated"].type.length
 _MAX_INDICES: int = lib.SRTP_INDEX_MAX
@@ -100,7 +101,7 @@ assert _INDEX.size == ffi.sizeof("struct srtp_index")
 _RETIRED_LEN: int = ffi.sizeof(dict(ffi.typeof("struct srtp_saved").fields)["retired"].type)
 _64_BITS = (1 << 64) - 1
 _SUITE_NAMES = {suite.number: suite.name for suite in SUITES.values()}
-_QUALITY = 5 + len(_DROP_REASONS)  # the index of what follows the counters in a pp_state
+_QUALITY = 5 + len(DROP_REASONS)  # the index of what follows the counters in a pp_state
 _ADDRESSES = _QUALITY + 10
 _TICKS_PER_HZ = 2**32 / _NS_PER_S
 
@@ -137,9 +138,18 @@ class IndexMoved(NamedTuple):
 Event = SourceConfirmed | StunReceived | DtlsReceived | IndexMoved
 
 
-class PacketPathStats(NamedTuple):
-    """Totals since the start, of closed streams too; ``drops`` has all reasons, ``streams`` counts the open ones.
+class Traffic(NamedTuple):
+    """Payload of UDP one way through the sockets of one family; errors are not among the packets."""
 
+    packets: int = 0
+    bytes: int = 0
+    errors: int = 0
+
+
+class PacketPathStats(NamedTuple):
+    """Totals since the start, of closed streams too; ``streams`` counts the open ones.
+
+    ``received`` and ``sent`` are by family (4, 6): what was accepted from parties, and what went to them.
     What is in ``quality`` may go back a little, since what comes late is not lost; it has neither expected nor jitter.
     """
 
@@ -151,6 +161,12 @@ class PacketPathStats(NamedTuple):
     wakeups: int
     streams: int
     quality: Quality = Quality()
+    received: Mapping[int, Traffic] = MappingProxyType({})
+    sent: Mapping[int, Traffic] = MappingProxyType({})
+
+
+def _by_family(pair: Any) -> dict[int, Traffic]:
+    return {family: Traffic(one.packets, one.bytes, one.errors) for family, one in zip((IPV4, IPV6), pair, strict=True)}
 
 
 def check(rc: int) -> int:
@@ -184,7 +200,7 @@ def _drops(counts: Sequence[int]) -> dict[str, int]:
     """Only the reasons that have occurred."""
     if not any(counts):
         return {}
-    return {name: count for name, count in zip(_DROP_REASONS, counts, strict=True) if count}
+    return {name: count for name, count in zip(DROP_REASONS, counts, strict=True) if count}
 
 
 def _flags(config: StreamConfig) -> int:
@@ -468,7 +484,7 @@ class PacketPath:
         Raise OSError: ENOENT for a closed stream, EINVAL for more SSRCs than fit.
         """
         packets, octets, drops, received, sent, quality = progress
-        counts = [drops.get(reason, 0) for reason in _DROP_REASONS] if drops else _NO_DROPS
+        counts = [drops.get(reason, 0) for reason in DROP_REASONS] if drops else _NO_DROPS
         _PROGRESS.pack_into(self._progress_bytes, 0, packets, octets, *counts, *quality, *received, *sent)
         check(lib.pp_stream_sync(self._pp, stream, self._progress))
 
@@ -485,7 +501,7 @@ class PacketPath:
         check(lib.pp_stream_save(self._pp, stream, self._saved))
         fields = _SAVED.unpack(self._saved_bytes)
         packets, octets, errors = fields[:3]
-        counts, rest = fields[3 : 3 + len(_DROP_REASONS)], fields[3 + len(_DROP_REASONS) :]
+        counts, rest = fields[3 : 3 + len(DROP_REASONS)], fields[3 + len(DROP_REASONS) :]
         addresses = [_endpoint(*rest[at : at + 3]) for at in range(0, 4 * (1 + _MAX_VALIDATED), 4)]
         flags, rank, ssrc, seq, payload_type, _ = rest[4 * (1 + _MAX_VALIDATED) :]
         return StreamMemory(
@@ -526,7 +542,7 @@ class PacketPath:
                 self._saved_bytes,
                 0,
                 *(memory.packets, memory.bytes, memory.errors),
-                *(memory.drops.get(reason, 0) for reason in _DROP_REASONS),
+                *(memory.drops.get(reason, 0) for reason in DROP_REASONS),
                 *fields,
                 *(flags, memory.rank, memory.ssrc, memory.seq, payload_type, 0),
             )
@@ -582,7 +598,7 @@ class PacketPath:
             packets=stats.packets,
             bytes=stats.bytes,
             errors=stats.errors,
-            drops=dict(zip(_DROP_REASONS, stats.drops, strict=True)),
+            drops=_drops(list(stats.drops)),
             events_lost=stats.events_lost,
             wakeups=stats.wakeups,
             streams=stats.streams,
@@ -593,6 +609,8 @@ class PacketPath:
                 skips=stats.totals.skips,
                 resets=stats.totals.resets,
             ),
+            received=_by_family(stats.received),
+            sent=_by_family(stats.sent),
         )
 
     def fileno(self) -> int:

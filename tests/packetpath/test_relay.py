@@ -12,7 +12,7 @@ import pytest
 from media_parties import Party, Relay, eventually, rtcp, rtp, udp_socket
 
 from rtpengine.media import Endpoint, Learning, StreamConfig
-from rtpengine.packetpath import MAX_PAUSE_US, MAX_WORKERS, PacketPath, SourceConfirmed
+from rtpengine.packetpath import MAX_PAUSE_US, MAX_WORKERS, PacketPath, SourceConfirmed, Traffic
 
 FAMILIES = [(4, 4), (6, 6), (4, 6), (6, 4)]
 
@@ -54,6 +54,30 @@ def test_too_long_and_empty_datagrams_are_malformed(path: PacketPath) -> None:
         assert relay.b.receive() == rtp(2)
         assert relay.a.state.drops == {"malformed": 2}
         assert relay.a.state.packets == 1
+
+
+@pytest.mark.parametrize("families", FAMILIES)
+def test_traffic_by_family(path: PacketPath, families: tuple[int, int]) -> None:
+    with Relay(path, families).connect() as relay:
+        relay.a.send(rtp(1), rtp(2))
+        relay.b.send(rtp(1, payload=bytes(20)))
+        for party, packets in ((relay.b, 2), (relay.a, 1)):
+            for _ in range(packets):
+                party.receive()
+        eventually(lambda: path.stats().packets == 3)
+        stats = path.stats()
+        here, there = families
+        received, sent = ({4: Traffic(), 6: Traffic()} for _ in range(2))
+        for family, to, octets, packets in ((here, there, 2 * 172, 2), (there, here, 32, 1)):
+            for counts, one in ((received, family), (sent, to)):
+                counts[one] = Traffic(counts[one].packets + packets, counts[one].bytes + octets)
+        assert (stats.received, stats.sent) == (received, sent)
+        path.close_stream(relay.b.stream)
+        relay.a.send(rtp(3))
+        eventually(lambda: path.stats().received[here].errors == 1)
+        path.send(relay.a.stream, Endpoint("::1" if here == 4 else "127.0.0.1", 9), b"x")
+        assert path.stats().sent[here].errors == 1
+        relay.b.open_stream()
 
 
 def test_counters(path: PacketPath) -> None:

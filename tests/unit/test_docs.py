@@ -38,7 +38,7 @@ from rtpengine.__main__ import FEW_DESCRIPTORS
 from rtpengine.call import RETIREMENT_S
 from rtpengine.media import Endpoint, Learning, PortSet, Quality, StreamState
 from rtpengine.openser_service import OpenserService
-from rtpengine.packetpath import _DROP_REASONS
+from rtpengine.packetpath import DROP_REASONS
 from rtpengine.recognize import name_protocol
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.sampling import Sampler
@@ -322,7 +322,7 @@ def test_each_reason_for_userspace_is_explained() -> None:
 
 
 def test_each_drop_reason_is_explained() -> None:
-    assert [row[0] for row in rows(section(MEDIA, "Counters"))] == [f"`{reason}`" for reason in _DROP_REASONS]
+    assert [row[0] for row in rows(section(MEDIA, "Counters"))] == [f"`{reason}`" for reason in DROP_REASONS]
 
 
 def test_each_metric_has_its_row() -> None:

@@ -20,7 +20,7 @@ from rtpengine.counts import CallCounts, RequestCounts
 from rtpengine.daemon import Daemon
 from rtpengine.media import Learning, Quality, Signalling
 from rtpengine.metrics import METRICS, Metrics, Parts
-from rtpengine.packetpath import PacketPathStats
+from rtpengine.packetpath import DROP_REASONS, PacketPathStats, Traffic
 from rtpengine.ports import PortPool
 from rtpengine.quality import Far, Sample, Totals
 from rtpengine.table import CallTable, Limits
@@ -36,6 +36,9 @@ EXPECTED: dict[str, tuple[str, set[str]]] = {
     "ports_free": ("gauge", {"name", "address"}),
     "sessions_total": ("counter", set()),
     "closed_sessions_total": ("counter", {"reason"}),
+    **dict.fromkeys(
+        ("interface_packets", "interface_bytes", "interface_errors"), ("gauge", {"name", "address", "direction"})
+    ),
     "packets_total": ("counter", {"type"}),
     "bytes_total": ("counter", {"type"}),
     "packet_errors_total": ("counter", {"type"}),
@@ -76,7 +79,10 @@ class Scene:
         self.requests = RequestCounts()
         self.quality = Totals()
         self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, TOOLS, self.calls.ended)
-        self.stats = PacketPathStats(100, 20_000, 3, {"source": 2, "no key": 0}, 4, 0, 0)
+        self.stats = PacketPathStats(100, 20_000, 3, {"source": 2}, 4, 0, 0)._replace(
+            received={4: Traffic(80, 16_000, 1), 6: Traffic(20, 4_000, 0)},
+            sent={4: Traffic(30, 6_000, 2), 6: Traffic(70, 14_000, 0)},
+        )
         self.in_kernel: set[int] = set()
         self.offload: Any = None
         self.pools = {4: PortPool("127.0.0.1", 30000, 30009), 6: PortPool("::1", 30000, 30019)}
@@ -245,8 +251,20 @@ def test_packets(scene: Scene) -> None:
     assert scene.values("packets_total") == {"userspace": 40, "kernel": 60}
     assert scene.values("bytes_total") == {"userspace": 8_000, "kernel": 12_000}
     assert scene.values("packet_errors_total") == {"userspace": 2, "kernel": 1}
-    assert scene.values("dropped_packets_total") == {"source": 2, "no key": 0}
+    assert scene.values("dropped_packets_total") == {**dict.fromkeys(DROP_REASONS, 0), "source": 2}
     assert scene.values("lost_events_total") == {"": 4}
+
+
+def test_interfaces(scene: Scene) -> None:
+    assert scene.values("interface_packets") == {
+        "127.0.0.1 ingress default": 80,
+        "::1 ingress default": 20,
+        "127.0.0.1 egress default": 30,
+        "::1 egress default": 70,
+    }
+    assert scene.values("interface_bytes")["::1 egress default"] == 14_000
+    assert scene.values("interface_errors")["127.0.0.1 ingress default"] == 1
+    assert scene.values("interface_errors")["127.0.0.1 egress default"] == 2
 
 
 def test_quality(scene: Scene) -> None:
