@@ -67,7 +67,8 @@ def _open_kernel_table(options: config.Config, root: Path) -> tuple[KernelTable 
         return None, [(logging.CRITICAL, note)]
     notes = [(logging.INFO, config.forwarding(options, None))]
     if table.taken_over:
-        left = f"kernel table {options.table} was left by another daemon, with {table.taken_over} streams: they end"
+        end = "they go on if their calls are restored" if options.redis_server else "they end"
+        left = f"kernel table {options.table} was left by another daemon, with {table.taken_over} streams: {end}"
         notes.append((NOTICE, left))
     return table, notes
 

@@ -23,6 +23,16 @@ from typing import Any, NamedTuple, NoReturn
 from rtpengine import __version__, b2bua, config_file, packetpath, srtp
 from rtpengine.log import FACILITIES, FORMATS
 from rtpengine.media import Learning
+from rtpengine.redis_server import (
+    Address,
+    Login,
+    Sentinels,
+    Server,
+    parse_address,
+    parse_instance,
+    parse_login,
+    parse_sentinels,
+)
 
 EXIT_FAILURE = 255
 DEFAULT_POLL_PAUSE_US = packetpath.DEFAULT_PAUSE_US
@@ -34,6 +44,7 @@ DEFAULT_PORT_MIN = 30_000
 DEFAULT_PORT_MAX = 40_000
 DEFAULT_LOG_LEVEL = 6
 DEFAULT_DRAIN_TIMEOUT_S = 3_600
+_MAX_LOGIN = 4_096
 ICE_MODES = ("optional", "default", "remove", "force")
 
 Network = IPv4Network | IPv6Network
@@ -117,6 +128,25 @@ class Config:
     listen_http: ListenEndpoint | None
     http_allow: tuple[Network, ...]
     http_name: tuple[str, ...]
+    redis: Address | None
+    redis_db: int | None
+    redis_sentinel: Sentinels | None
+    redis_auth_file: Login | None
+    redis_instance: str | None
+
+    @property
+    def instance(self) -> str:
+        """Whose calls are kept, by default those of an address and its ports."""
+        return self.redis_instance or f"{self.ip}-{self.port_min}"
+
+    @property
+    def redis_server(self) -> Server | None:
+        """Where Redis is and how to get in, None where none is wanted."""
+        sentinels, login = self.redis_sentinel or Sentinels("", ()), self.redis_auth_file
+        if self.redis is None and not sentinels.name:
+            return None
+        user, password = (None, None) if login is None else login
+        return Server(self.redis_db or 0, self.redis, sentinels.addresses, sentinels.name, user, password)
 
     @property
     def listeners(self) -> dict[str, ListenEndpoint]:
@@ -306,6 +336,21 @@ def _names(value: str) -> tuple[str, ...]:
     return names
 
 
+def _login(path: str) -> Login:
+    """What a file says that others should not be able to read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_MAX_LOGIN)
+    except OSError as error:
+        raise ValueError(f"{path!a}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path!a} is no text") from None
+    try:
+        return parse_login(text)
+    except ValueError as error:
+        raise ValueError(f"{path!a} {error}") from None
+
+
 def _suites(value: str) -> tuple[str, ...]:
     """Names of suites in any case, each once."""
     names = tuple(dict.fromkeys(name.strip().upper() for name in value.split(",")))
@@ -345,8 +390,8 @@ _OPTIONS = (
     _Option("foreground", "f", "", "Stay in the foreground"),
     _Option("port-min", "m", "INT", "Lowest port for media (%(default)s)", DEFAULT_PORT_MIN),
     _Option("port-max", "M", "INT", "Highest port for media (%(default)s)", DEFAULT_PORT_MAX),
-    _Option("redis", "r", "IP:PORT", "Redis database (not in this version)"),
-    _Option("redis-db", "R", "INT", "Number of the Redis database (not in this version)"),
+    _Option("redis", "r", "IP:PORT", "Redis server that calls are kept in"),
+    _Option("redis-db", "R", "INT", "Number of the database there"),
     _Option("b2b-url", "b", "STRING", "XML-RPC URL that calls without media are reported to"),
     _Option("log-level", "L", "INT", "Log up to this level, 0 to 7 (%(default)s)", DEFAULT_LOG_LEVEL),
     _Option("help", "h", "", "Print this list and exit"),
@@ -369,6 +414,9 @@ _MORE_OPTIONS = (
     _Option("listen-http", "", "[IP:]PORT", "HTTP port: metrics, status page, NG (a port alone: loopback)"),
     _Option("http-allow", "", "NET[,NET...]", "Sources that HTTP serves besides this host"),
     _Option("http-name", "", "NAME[,NAME...]", "Host names that HTTP answers to"),
+    _Option("redis-sentinel", "", "NAME@ADDRS", "Redis master, and IP:PORT,... of the Sentinels"),
+    _Option("redis-auth-file", "", "FILE", "Password for Redis, with a user on a line before it"),
+    _Option("redis-instance", "", "NAME", "Whose calls are kept and restored (--ip and --port-min)"),
 )
 _WITH_VALUE = [option for option in _OPTIONS + _MORE_OPTIONS if option.metavar]
 
@@ -379,12 +427,6 @@ _CHOICES = {
     "log-format": FORMATS,
     "endpoint-learning": tuple(mode.name.lower() for mode in Learning),
     "ice-default": ICE_MODES,
-}
-
-# Parts that do not exist yet, in the order of their checks.
-_UNAVAILABLE = {
-    "redis": "Redis is not available",
-    "redis-db": "Redis is not available",
 }
 
 
@@ -583,10 +625,14 @@ def _check_http(values: _Values) -> None:
 
 
 def _check_redis(values: _Values) -> None:
-    if values["redis"] and values["redis"].address == "::":
-        raise OptionError("redis", "the address of the server is mandatory")
-    if values["redis"] and (values["redis_db"] is None or values["redis_db"] < 0):
-        raise OptionError("redis-db", "a number of 0 or more is mandatory with --redis")
+    names = [name for name in ("redis", "redis-sentinel") if values[name.replace("-", "_")] is not None]
+    if len(names) > 1:
+        raise OptionError("redis-sentinel", "finds the server, so --redis cannot name it")
+    if names and (values["redis_db"] is None or values["redis_db"] < 0):
+        raise OptionError("redis-db", f"a number of 0 or more is mandatory with --{names[0]}")
+    for name in ("redis-db", "redis-auth-file", "redis-instance") if not names else ():
+        if values[name.replace("-", "_")] is not None:
+            raise OptionError(name, "needs --redis or --redis-sentinel")
 
 
 def _check_ports(values: _Values) -> None:
@@ -596,12 +642,6 @@ def _check_ports(values: _Values) -> None:
         raise OptionError("port-max", f"{high} is not above --port-min ({low})")
     if low + low % 2 + 1 > high:
         raise OptionError("port-max", f"{low} to {high} has no even port with an odd one behind it")
-
-
-def _check_available(values: _Values) -> None:
-    for name, reason in _UNAVAILABLE.items():
-        if values.pop(name.replace("-", "_")) is not None:
-            raise OptionError(name, f"{reason} in this version")
 
 
 def _imply_networks(values: _Values) -> None:
@@ -624,7 +664,8 @@ _STEPS: tuple[_Step, ...] = (
     _read("listen-ng", _endpoint),
     _check_listeners,
     _read("tos", _within(0, 255)),
-    _read("redis", _endpoint4),
+    _read("redis", parse_address),
+    _read("redis-sentinel", parse_sentinels),
     _check_redis,
     _read("log-level", _within(0, 7)),
     _read("timeout", _positive(DEFAULT_TIMEOUT_S), "_s"),
@@ -645,6 +686,7 @@ _STEPS: tuple[_Step, ...] = (
     _read("http-allow", _networks),
     _read("http-name", _names),
     _check_http,
-    _check_available,
+    _read("redis-auth-file", _login),
+    _read("redis-instance", parse_instance),
     _imply_networks,
 )

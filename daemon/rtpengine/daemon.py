@@ -31,7 +31,7 @@ from rtpengine.media import IPV4, IPV6
 from rtpengine.ng_keys import Defaults
 from rtpengine.offload import Offload
 from rtpengine.openser_service import OpenserService
-from rtpengine.packetpath import DtlsReceived, Event, PacketPath, SourceConfirmed, StunReceived
+from rtpengine.packetpath import DtlsReceived, Event, IndexMoved, PacketPath, SourceConfirmed, StunReceived
 from rtpengine.ports import PortPool
 from rtpengine.reload import Apply, Reloader
 from rtpengine.rtpproxy_service import RtpproxyService
@@ -43,6 +43,7 @@ from rtpengine.transport import PacketTransport
 from rtpengine.web_guard import Guard
 
 if TYPE_CHECKING:
+    from rtpengine.persistence import Persistence
     from rtpengine.web import WebServer
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Daemon:
         self._handshakes: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
         self._supervisor = Supervisor()
+        self.persistence = self._open_persistence(config)
         self.reloader = Reloader(config, load or (lambda: config), self._live())
 
     def _live(self) -> dict[str, Apply]:
@@ -171,6 +173,17 @@ class Daemon:
         )
         return website.build(_guard(config), self.ng, Health(self._failing, self._unready), parts)
 
+    def _open_persistence(self, config: Config) -> Persistence | None:
+        if config.redis_server is None:
+            return None
+        # not before it is wanted: half as much to import again as all the rest
+        from rtpengine.persistence import open_persistence
+
+        persistence = open_persistence(config, self.table)
+        if persistence is not None:
+            self.table.changed = persistence.changed
+        return persistence
+
     def _failing(self) -> str:
         late = time.monotonic() - self._ticked
         return f"the one-second tick is {late:.0f} seconds late" if late > LATE_S else ""
@@ -184,6 +197,10 @@ class Daemon:
         """Serve until SIGTERM, SIGINT or the end of a drain; ``ready`` is called once everything listens."""
         self._handle_signals()
         loop = asyncio.get_running_loop()
+        self.table.arm = self._arm
+        loop.add_reader(self.path.fileno(), self._on_events)
+        if self.persistence is not None:
+            await self.persistence.start()
         if self.offload is not None:
             self.offload.settle()
         for listener in self.listeners:
@@ -192,8 +209,6 @@ class Daemon:
             await self.tcp.listen(self.tcp_socket)
         if self.web is not None and self.http_socket is not None:
             await self.web.listen(self.http_socket)
-        loop.add_reader(self.path.fileno(), self._on_events)
-        self.table.arm = self._arm
         ticking = loop.create_task(self._tick_forever())
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -206,6 +221,8 @@ class Daemon:
         log.info("rtpengine %s ends with %d calls", __version__, len(self.table))
         if self.web is not None:
             await self.web.close()
+        if self.persistence is not None:
+            await self.persistence.close()
         self.close()
 
     def close(self) -> None:
@@ -285,6 +302,8 @@ class Daemon:
         with call_context(call.call_id):
             if self.b2bua is not None and reason == "timeout":
                 self.b2bua.call_timed_out([leg.tag for leg in call.legs])
+            if self.persistence is not None:
+                self.persistence.ended(call.call_id)
             self.calls.ended(call, reason, now)
             log_final_statistics(call, reason, now)
 
@@ -312,6 +331,9 @@ class Daemon:
                 self.transport.note(event.stream, f"source {event.source} confirmed")
                 if self.offload is not None:
                     self.offload.source_confirmed(event.stream, now)
+                self.table.changed(call_id)
+            case IndexMoved():
+                self.table.changed(call_id)
             case StunReceived():
                 self.table.receive_stun(call_id, event.stream, event.data, event.source, now)
             case DtlsReceived():

@@ -17,6 +17,7 @@ from rtpengine.admission import Admission
 from rtpengine.call import RETIREMENT_S, Call, Media
 from rtpengine.keying import Tools
 from rtpengine.media import Endpoint, Learning, MediaOffer, MediaPlan, MediaTransport, Signalling
+from rtpengine.peering import Peering
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class CallTable:
     ``ended`` is told of each call and the reason (``"deleted"``, ``"timeout"``) while its streams can still be read.
     ``admission`` says whether new calls are taken.
     ``arm``, once set, is told when :meth:`due_handshakes` will have something next, in monotonic seconds.
+    ``changed``, once set, is told of each call-id of which something has changed that must not be forgotten.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class CallTable:
         self.tools = tools
         self.admission = Admission()
         self.arm: Callable[[float], None] | None = None
+        self.changed: Callable[[str], None] = lambda call_id: None
         self._ended = ended
         self._calls: dict[str, Call] = {}
         self._checks: list[tuple[float, str]] = []
@@ -63,6 +66,16 @@ class CallTable:
 
     def __iter__(self) -> Iterator[Call]:
         return iter(self._calls.values())
+
+    def __contains__(self, call_id: str) -> bool:
+        return call_id in self._calls
+
+    def adopt(self, call: Call, now: float) -> None:
+        """Take a call in that another process had: it is looked after from now on, and as if signalled just now."""
+        self._calls[call.call_id] = call
+        self._look_after(call, now)
+        if call.ends_at is not None:
+            self._check_at(call, call.ends_at)
 
     def find(self, call_id: str) -> Call:
         """The call; ProtocolError if there is none."""
@@ -120,16 +133,19 @@ class CallTable:
                 raise ProtocolError(NOT_FOUND)
             if via_branch:
                 call.via_branches.discard(via_branch)
+                self.changed(call.call_id)
                 if call.via_branches:
                     return
             others_remain = any(leg not in dialogue.legs for dialogue in call.dialogues)
             if others_remain:
                 call.history.note(now, f"tag {leg.tag!r} has left")
                 call.remove_leg(leg, now)
+                self.changed(call.call_id)
                 return
         if delay_s > 0:
             call.history.note(now, f"deleted, ends in {delay_s:.0f} seconds")
             call.ends_at = now + delay_s
+            self.changed(call.call_id)
             self._check_at(call, call.ends_at)
         else:
             self.end(call, "deleted", now)
@@ -181,16 +197,23 @@ class CallTable:
         call = self._calls.get(call_id)
         peering = None if call is None else call.peering_at(stream)
         if call is not None and peering is not None:
+            revision = peering.revision
             peering.receive_stun(stream, data, source, now)
-            self._await_handshakes(call)
+            self._heard(call, peering, revision)
 
     def receive_dtls(self, call_id: str, stream: int, data: bytes, source: Endpoint, now: float) -> None:
         """Take a DTLS datagram that came to a stream of a call; for a call that has ended, nothing happens."""
         call = self._calls.get(call_id)
         peering = None if call is None else call.peering_at(stream)
         if call is not None and peering is not None:
+            revision = peering.revision
             peering.receive_dtls(stream, data, source, now)
-            self._await_handshakes(call)
+            self._heard(call, peering, revision)
+
+    def _heard(self, call: Call, peering: Peering, revision: int) -> None:
+        self._await_handshakes(call)
+        if peering.revision != revision:
+            self.changed(call.call_id)
 
     def due_handshakes(self, now: float) -> list[Call]:
         """The calls in which a handshake has waited long enough: each wants :meth:`handle_timeout`."""
@@ -223,6 +246,10 @@ class CallTable:
     # When to look again
 
     def _signalled(self, call: Call, now: float) -> None:
+        self._look_after(call, now)
+        self.changed(call.call_id)
+
+    def _look_after(self, call: Call, now: float) -> None:
         # No stream can be dead before the shorter limit has passed; looking then costs less than computing it now.
         self._check_at(call, now + min(self.limits.timeout_s, self.limits.silent_timeout_s))
         self._schedule_closing(call)
@@ -258,6 +285,7 @@ class CallTable:
                 if quiet_since + RETIREMENT_S <= now:
                     call.history.note(now, "closed, the party has moved to other ports", ports.port)
                     media_ports.forget(ports)
+                    self.changed(call.call_id)
                     self.transport.close(ports)
                 else:
                     media_ports.retired[ports] = quiet_since

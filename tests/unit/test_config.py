@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from rtpengine import __version__, config
 from rtpengine.config import Config, ConfigError, ListenEndpoint
 from rtpengine.media import Learning
 from rtpengine.packetpath import DEFAULT_PAUSE_US, MAX_PAUSE_US, MAX_WORKERS
+from rtpengine.redis_server import Address, Server
 
 LEAST = ["--ip=192.0.2.1", "--listen-ng=127.0.0.1:2223"]
+REDIS = ["--redis=127.0.0.1:6379", "--redis-db=1"]
 DEFAULTS = Config(
     table=0,
     no_fallback=False,
@@ -62,6 +65,11 @@ DEFAULTS = Config(
     listen_http=None,
     http_allow=(),
     http_name=(),
+    redis=None,
+    redis_db=None,
+    redis_sentinel=None,
+    redis_auth_file=None,
+    redis_instance=None,
 )
 
 
@@ -253,7 +261,8 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         ],
         *[([f"--listen-udp={text}"], "--listen-udp: '") for text in ("0", "1.2.3.4", "::1:5")],
         *[([f"--listen-tcp={text}"], "--listen-tcp: '") for text in ("0", "1.2.3.4", "[::1]:5")],
-        *[(["--redis-db=1", f"--redis={text}"], "--redis: ") for text in ("5", "0.0.0.0:5", "[::1]:5", "x")],
+        *[(["--redis-db=1", f"--redis={text}"], "--redis: ") for text in ("5", "0.0.0.0:5", "[::]:5", "x", "::1:5")],
+        *[(["--redis-db=1", f"--redis={text}"], "--redis: ") for text in ("1.2.3.4:0", "1.2.3.4:65536", "[1.2.3.4:5")],
         (["--listen-udp=127.0.0.1:2223"], "--listen-ng: same address and port as --listen-udp"),
         # ranges
         *[(["--tos", text], "--tos: ") for text in ("-1", "256")],
@@ -303,9 +312,27 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
             (["--listen-http=80", f"--http-name={t}"], "--http-name: ")
             for t in ("", "a,", "a b", "a:80", "-a", "\u00e9")
         ],
-        # parts that do not exist yet
-        (["--redis=127.0.0.1:6379", "--redis-db=1"], "--redis: Redis is not available in this version"),
-        (["--redis-db=1"], "--redis-db: Redis is not available in this version"),
+        # Redis
+        (["--redis-db=1"], "--redis-db: needs --redis or --redis-sentinel"),
+        (["--redis-instance=a"], "--redis-instance: needs --redis or --redis-sentinel"),
+        (["--redis-auth-file=/etc/hostname"], "--redis-auth-file: needs --redis or --redis-sentinel"),
+        (
+            ["--redis-sentinel=a@192.0.2.1:26379"],
+            "--redis-db: a number of 0 or more is mandatory with --redis-sentinel",
+        ),
+        (["--redis=192.0.2.1:6379", "--redis-sentinel=a@192.0.2.1:26379"], "--redis-sentinel: finds the server, so "),
+        *[
+            (["--redis-db=0", f"--redis-sentinel={text}"], "--redis-sentinel: ")
+            for text in ("", "a", "@192.0.2.1:5", "a@", "a@x", "a@192.0.2.1:5,", "a@/run/sentinel")
+        ],
+        *[
+            ([*REDIS, f"--redis-instance={text}"], "--redis-instance: ")
+            for text in ("", "a:b", "a b", "*", "\u00e9", "a" * 101)
+        ],
+        *[
+            ([*REDIS, f"--redis-auth-file={text}"], "--redis-auth-file: ")
+            for text in ("", "/nonexistent", "/", os.devnull, "/usr/bin/env")
+        ],
     ],
     ids=lambda value: repr(value)[:60],
 )
@@ -354,6 +381,26 @@ ORDER = [
 ]
 
 
+def test_where_redis_is(tmp_path: Path) -> None:
+    assert config.parse(LEAST).redis_server is None
+    login = tmp_path / "login"
+    login.write_text("secret\n")
+    plain = config.parse([*LEAST, *REDIS, f"--redis-auth-file={login}"])
+    assert plain.redis_server == Server(1, Address("127.0.0.1", 6379), password="secret")
+    assert plain.instance == "192.0.2.1-30000"
+    assert "secret" not in f"{plain!r} {plain.redis_server!r} {plain.redis_server}"
+    assert str(plain.redis_server) == "127.0.0.1:6379, database 1"
+    login.write_text("user\nsecret\n")
+    found = config.parse(
+        [*LEAST, "--redis-sentinel=calls@192.0.2.1:1,[2001:db8::1]:2", "--redis-db=3", f"--redis-auth-file={login}"]
+    )
+    sentinels = (Address("192.0.2.1", 1), Address("2001:db8::1", 2))
+    assert found.redis_server == Server(3, None, sentinels, "calls", "user", "secret")
+    assert str(found.redis_server) == "master calls of 192.0.2.1:1, [2001:db8::1]:2, database 3"
+    local = config.parse([*LEAST, "--redis=/run/redis.sock", "--redis-db=0", "--redis-instance=a.b_C-1"])
+    assert (str(local.redis_server), local.instance) == ("/run/redis.sock, database 0", "a.b_C-1")
+
+
 @pytest.mark.parametrize("position", range(len(ORDER)))
 def test_the_first_mistake_in_the_order_of_checks_is_told(position: int, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = [argument for argument, _ in ORDER[position:]]
@@ -391,7 +438,8 @@ def test_every_option_of_the_help_is_tested_here() -> None:
     tested = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
     names = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
     elsewhere = {"help", "version", "advertised-ip6", "config-file", "config-section", "http-allow", "http-name"}
-    assert names - tested - set(config._UNAVAILABLE) == elsewhere
+    elsewhere |= {name for name in names if name.startswith("redis")}
+    assert names - tested == elsewhere
 
 
 def test_both_families_can_be_advertised() -> None:

@@ -73,6 +73,7 @@ DEFAULTS = {
     **dict.fromkeys(("version", "help"), ""),
     "ip": "mandatory",
     **dict.fromkeys(("listen-tcp", "listen-udp", "listen-ng", "redis", "redis-db", "b2b-url"), "none"),
+    "redis-instance": "`--ip`, `--port-min`",
     **dict.fromkeys(("listen-http", "http-allow", "http-name"), "none"),
     "advertised-ip": "as `--ip`",
     "advertised-ip6": "as `--ip6`",
@@ -118,10 +119,10 @@ def test_options_stand_in_the_order_of_help() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_an_option_has_its_default_and_says_if_it_is_not_there_yet(option: config._Option) -> None:
+def test_an_option_has_its_default(option: config._Option) -> None:
     _, documented, meaning = OPTION_ROWS[synopsis(option)]
     assert documented == default(option.name)
-    assert meaning.endswith("not in this version") == (option.name in config._UNAVAILABLE)
+    assert not meaning.endswith("not in this version")
 
 
 def test_defaults_that_no_field_has() -> None:

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent.parent / "daemon" / "rtpengine"
 
 LAYERS = {
-    0: {"__init__", "media", "memory"},
+    0: {"__init__", "media", "memory", "redis_server"},
     1: {
         *("sdp", "attributes", "srtp", "stun", "dtls_records", "bencode", "ng", "ng_keys"),
         *("rtpproxy", "openser", "recognize", "targets", "ng_json", "web_guard", "plain", "quality", "clocks"),
@@ -47,7 +47,7 @@ LAYERS = {
     3: {"ports", "packetpath", "kernel", "store", "b2bua"},
     4: {
         *("control", "control_tcp", "daemon", "config", "config_file", "reload", "supervision", "log", "process"),
-        *("transport", "offload", "web", "website", "metrics", "__main__"),
+        *("transport", "offload", "web", "website", "metrics", "persistence", "__main__"),
     },
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}

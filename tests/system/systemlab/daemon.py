@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from systemlab.netns import Lab
+from systemlab.netns import Host, Lab
 from systemlab.ngclient import NgClient
 
 PROGRAM = Path(os.environ.get("RTPENGINE", Path(sys.prefix) / "bin" / "rtpengine"))
@@ -32,8 +32,17 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 5, interval_s: 
 class Daemon:
     """A running rtpengine in the foreground, its log in a file, stopped with SIGTERM."""
 
-    def __init__(self, lab: Lab, directory: Path, *options: str, ng: str | None = None, ipv6: bool = True):
+    def __init__(
+        self,
+        lab: Lab,
+        directory: Path,
+        *options: str,
+        ng: str | None = None,
+        ipv6: bool = True,
+        host: Host | None = None,
+    ):
         self.lab = lab
+        self.host = host or lab.relay
         self.log_file = directory / "rtpengine.log"
         # Never the same port twice: a daemon that lingers must not answer for its successor.
         self.ng_address = ng = ng or f"127.0.0.1:{next(_ng_ports)}"
@@ -43,7 +52,7 @@ class Daemon:
             str(PROGRAM), "--config-file=none", "--foreground", "--log-stderr", "--log-level=6", "--table=-1",
             f"--ip={lab.relay.address(4)}", *address6, f"--listen-ng={ng}", *options,
         ]  # fmt: skip
-        with self.log_file.open("ab") as log, lab.relay.inside():
+        with self.log_file.open("ab") as log, self.host.inside():
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             self._await_start()
@@ -76,7 +85,7 @@ class Daemon:
     def client(self, source: str | None = None) -> NgClient:
         """One more ng client on the relay's host; closed together with the daemon."""
         host, _, port = self.ng_address.rpartition(":")
-        client = NgClient(self.lab.relay, (host.strip("[]"), int(port)), source)
+        client = NgClient(self.host, (host.strip("[]"), int(port)), source)
         self._clients.append(client)
         return client
 

@@ -1,0 +1,304 @@
+"""Calls and a store on paper: what is written when, and what becomes of it while the store is away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from fakes import TOOLS, FakeTransport
+
+from rtpengine import persistence
+from rtpengine.media import Endpoint, Learning, MediaOffer, Signalling
+from rtpengine.persistence import Persistence
+from rtpengine.snapshot import Restorer, dump
+from rtpengine.store import StoreError, Taken
+from rtpengine.table import CallTable, Limits
+
+A = Endpoint("203.0.113.1", 4000)
+
+
+class Paper:
+    """What Store is, in a dictionary; ``trouble`` is raised by everything, ``refused`` by writing only."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, bytes] = {}
+        self.trouble: Exception | None = None
+        self.refused: Exception | None = None
+        self.writes: list[tuple[set[str], set[str]]] = []
+        self.takes = self.checks = self.closed = 0
+
+    def _run(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+    def take(self) -> bool:
+        self._run()
+        self.takes += 1
+        return False
+
+    def check(self) -> None:
+        self.checks += 1
+        self._run()
+
+    def go_on(self) -> set[str]:
+        return self.call_ids()
+
+    def call_ids(self) -> set[str]:
+        self._run()
+        return set(self.calls)
+
+    def load(self, call_ids: Sequence[str]) -> list[bytes | None]:
+        self._run()
+        return [self.calls[call_id] or None for call_id in call_ids]
+
+    def write(self, snapshots: Mapping[str, bytes], ended: Collection[str]) -> None:
+        self._run()
+        if self.refused is not None:
+            raise self.refused
+        self.writes.append((set(snapshots), set(ended)))
+        self.calls.update(snapshots)
+        for call_id in ended:
+            self.calls.pop(call_id, None)
+
+    def forget(self, call_ids: Collection[str]) -> None:
+        self._run()
+        for call_id in call_ids:
+            self.calls.pop(call_id, None)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Stage:
+    """A table whose changes go to a store on paper."""
+
+    def __init__(self) -> None:
+        self.paper = Paper()
+        self.transport = FakeTransport()
+        self.table = CallTable(self.transport, Limits(), Learning.HEURISTIC, TOOLS, self._ended)
+        restorer = Restorer(self.transport, TOOLS, late=True)
+        self.kept = Persistence(self.paper, "Redis", self.table, restorer)  # type: ignore[arg-type]
+        self.table.changed = self.kept.changed
+
+    def _ended(self, call: Any, *_: Any) -> None:
+        self.kept.ended(call.call_id)
+
+    def offer(self, call_id: str) -> None:
+        offers = [MediaOffer("audio", A, None, "RTP/AVP")]
+        self.table.offer(call_id, "a", offers, Signalling(), 1.0)
+
+    def end(self, call_id: str) -> None:
+        self.table.end(self.table.find(call_id), "deleted", 2.0)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("FIRST_WAIT_S", "LAST_WAIT_S", "START_S", "COALESCE_S", "CHECK_S"):
+        monkeypatch.setattr(persistence, name, 0.02)
+    yield
+
+
+def run(scene: Callable[[Stage], Any]) -> Stage:
+    async def main() -> Stage:
+        stage = Stage()
+        try:
+            await scene(stage)
+        finally:
+            await stage.kept.close()
+        return stage
+
+    stage = asyncio.run(main())
+    stage.kept._thread.shutdown(wait=True)
+    return stage
+
+
+def test_calls_are_written_and_forgotten() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.kept.start()
+        assert stage.kept.state == "in step"
+        for number in range(40):
+            stage.offer(f"c{number}")
+        assert stage.kept.state == "behind"
+        await until(lambda: len(stage.paper.calls) == 40)
+        assert max(len(written) for written, _ in stage.paper.writes) == persistence.AT_ONCE
+        stage.offer("c1")
+        stage.end("c1")
+        stage.end("c2")
+        stage.kept.changed("never heard of")
+        await until(lambda: len(stage.paper.calls) == 38)
+        stage.kept.renew()
+        await until(lambda: stage.kept.state == "in step")
+
+    assert run(scene).paper.closed == 1
+
+
+def test_what_is_left_is_written_at_the_end() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.kept.start()
+        for number in range(40):
+            stage.offer(f"c{number}")
+
+    assert len(run(scene).paper.calls) == 40
+
+
+def test_a_store_that_is_away_at_the_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.kept.start()
+        stage.offer("c")
+        monkeypatch.setattr(persistence, "CLOSE_S", 0.05)
+        monkeypatch.setattr(stage.kept, "_flush", lambda: asyncio.sleep(0.2))
+
+    run(scene)
+    assert "is too slow: the last changes of 1 calls are not stored" in caplog.text
+
+
+def test_away_and_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scene(stage: Stage) -> None:
+        await stage.kept.start()
+        stage.offer("kept")
+        stage.offer("ended")
+        await until(lambda: len(stage.paper.calls) == 2)
+        stage.paper.trouble = StoreError("it is tired")
+        await until(lambda: stage.kept.state == "it is tired")
+        stage.end("ended")
+        stage.offer("new")
+        await until(lambda: stage.paper.checks > 0)
+        stage.paper.trouble = None
+        await until(lambda: set(stage.paper.calls) == {"kept", "new"} and stage.kept.state == "in step")
+
+    run(scene)
+    assert [record.message for record in caplog.records if "store" in record.message] == [
+        "Redis does not store calls: it is tired",
+        "Redis stores calls again, 2 of them",
+    ]
+
+
+def test_no_room(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.kept.start()
+        stage.offer("a")
+        stage.offer("b")
+        await until(lambda: len(stage.paper.calls) == 2)
+        stage.paper.refused = StoreError("it is full")
+        stage.offer("c")
+        await until(lambda: stage.kept.state == "it is full")
+        stage.end("a")
+        await until(lambda: set(stage.paper.calls) == {"b"})
+        stage.paper.refused = None
+        await until(lambda: set(stage.paper.calls) == {"b", "c"})
+
+    run(scene)
+    assert caplog.text.count("does not store calls") == 1
+
+
+def test_taken_over(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.kept.start()
+        stage.paper.trouble = Taken("another daemon has taken the instance over")
+        await until(lambda: "this one stores nothing any more" in stage.kept.state)
+        stage.paper.trouble = None
+        stage.offer("c")
+        await asyncio.sleep(0.1)
+        assert stage.paper.calls == {}
+
+    run(scene)
+    assert caplog.text.count("WARNING") == 1
+
+
+def test_a_mistake_of_ours_is_told_and_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.kept.start()
+        with monkeypatch.context() as patch:
+            patch.setattr(persistence, "serialize", lambda call: 1 / 0)
+            stage.offer("c")
+            await until(lambda: "internal error: the call is not stored" in caplog.text)
+            patch.setattr(stage.paper, "write", lambda *_: 1 / 0)
+            stage.kept.ended("x")
+            await until(lambda: "internal error in what keeps calls" in caplog.text)
+        await until(lambda: stage.kept.state == "in step")
+
+    run(scene)
+
+
+def stored(call_id: str, port: int = 30000, **changes: Any) -> bytes:
+    other = Stage()
+    other.transport.next_port = port
+    other.offer(call_id)
+    return json.dumps(dump(other.table.find(call_id), 1.0, 1.0) | changes).encode()
+
+
+def test_restoring(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.paper.calls = {
+            "good": stored("good"),
+            "newer": stored("newer", 30010, version=99),
+            "broken": b"{",
+            "deep": b"[" * 100_000,
+            "twin": stored("another", 30020),
+            "gone": b"",
+        }
+        await stage.kept.start()
+        assert "good" in stage.table and len(stage.table) == 1
+        assert set(stage.transport.opened) == {30000, 30002} and not stage.transport.held
+        await until(lambda: stage.kept.state == "in step")
+        assert set(stage.paper.calls) == {"good", "newer", "broken", "deep", "twin"}, "what is refused stays"
+        stage.end("good")
+        await until(lambda: "good" not in stage.paper.calls)
+
+    run(scene)
+    reasons = ["version 99 is not 1", "no JSON", "no JSON", "it has the call-id of another call"]
+    assert sorted(r.message for r in caplog.records if "not restored" in r.message) == sorted(
+        f"the call is not restored: {reason}" for reason in reasons
+    )
+
+
+@pytest.mark.parametrize("passing", [False, True])
+def test_away_at_the_start(monkeypatch: pytest.MonkeyPatch, passing: bool) -> None:
+    """It is restored when the store is there, but for what is known already."""
+
+    async def scene(stage: Stage) -> None:
+        if passing:
+            monkeypatch.setattr(persistence, "PATIENCE_S", 0.06)
+        stage.paper.calls = {"old": stored("old", 31000), "new": stored("new", 32000)}
+        stage.paper.trouble = StoreError(persistence.PASSING[0] if passing else "it is tired")
+        await stage.kept.start()
+        stage.offer("new")
+        assert len(stage.table) == 1
+        stage.paper.trouble = None
+        await until(lambda: len(stage.table) == 2 and stage.kept.state == "in step")
+        assert set(stage.transport.opened) == {30000, 30002, 31000, 31002}
+
+    run(scene)
+
+
+@pytest.mark.parametrize("method", ["load", "take", "forget"])
+def test_trouble_at_every_step(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.paper.calls = {"old": stored("old"), "gone": b""}
+        failing = [True, False]
+        real = getattr(stage.paper, method)
+
+        def fail_once(*arguments: Any) -> Any:
+            if failing.pop(0) if failing else False:
+                raise StoreError("it is tired")
+            return real(*arguments)
+
+        monkeypatch.setattr(stage.paper, method, fail_once)
+        await stage.kept.start()
+        await until(lambda: "old" in stage.table and set(stage.paper.calls) == {"old"})
+
+    run(scene)
