@@ -63,7 +63,24 @@ def inside(namespace: str) -> Iterator[None]:
 
 def _link(side: str) -> None:
     ifname = f"to_{side}"
-    run("ip", "-n", side, "link", "add", "eth0", "type", "veth", "peer", "name", ifname, "netns", "relay")
+    queues = ["numtxqueues", "4", "numrxqueues", "4"]
+    run(
+        "ip",
+        "-n",
+        side,
+        "link",
+        "add",
+        "eth0",
+        *queues,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        ifname,
+        *queues,
+        "netns",
+        "relay",
+    )
     run("ip", "-n", side, "addr", "add", f"{host(side)}/24", "dev", "eth0")
     run("ip", "-n", side, "addr", "add", f"{host(side, True)}/64", "dev", "eth0", "nodad")
     run("ip", "-n", "relay", "addr", "add", f"{relay(side)}/24", "dev", ifname)
