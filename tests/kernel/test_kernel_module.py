@@ -16,6 +16,10 @@ ROOT = HERE.parents[1]
 LAB = HERE / "lab"
 GUEST = HERE / "guest"
 
+# Those that the tests boot, and other flavours that Debian 12 has, which only have to build.
+BOOTED = ["6.1", "6.12"]
+FLAVOURS = ["6.1-rt", "6.1-cloud", "6.12-rt", "6.12-cloud"]
+
 # Where a kernel must be found that is not in the cache yet; and a guest on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
 
@@ -25,7 +29,7 @@ def kernels() -> dict[str, str]:
     """Alias: the folder to build modules against. Fetched when missing, which only root can."""
     if os.geteuid() != 0:
         pytest.skip("the emulated machine needs root, to see all files and to fetch Debian's kernels")
-    done = subprocess.run([LAB / "setup", "6.1", "6.12"], capture_output=True, text=True)
+    done = subprocess.run([LAB / "setup", *BOOTED, *FLAVOURS], capture_output=True, text=True)
     if done.returncode and shutil.which("qemu-system-x86_64") is None:
         pytest.skip(f"there is no qemu-system-x86_64, and it cannot be installed: {done.stderr}")
     assert done.returncode == 0, done.stderr
@@ -64,7 +68,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("alias", ["6.1", "6.12"])
+@pytest.mark.parametrize("alias", BOOTED + FLAVOURS)
 def test_builds_without_a_warning(modules: dict[str, tuple[Path, str]], alias: str) -> None:
     said = [line for line in modules[alias][1].splitlines() if not line.startswith("Skipping BTF")]
     assert said == []
