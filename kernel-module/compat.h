@@ -5,7 +5,6 @@
 
 #include <linux/proc_fs.h>
 #include <linux/skbuff.h>
-#include <linux/version.h>
 #include <net/flow.h>
 
 #ifdef HAVE_LINUX_UNALIGNED
@@ -41,10 +40,10 @@ static inline void compat_flow_tos(struct flowi4 *flow, u8 tos)
 #endif
 }
 
-/* Before 5.19 nft's trace looks into a packet after a target has stolen it. */
+/* Where nft's trace keeps no copy of this flag, it looks into a packet after a target has stolen it. */
 static inline bool compat_trace_needs(const struct sk_buff *skb)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 19, 0) && IS_ENABLED(CONFIG_NF_TABLES)
+#if !defined(HAVE_NFT_TRACE_COPY) && IS_ENABLED(CONFIG_NF_TABLES)
 	return skb->nf_trace;
 #else
 	return false;

@@ -128,7 +128,7 @@ struct mp_block {
 struct mp_table {
 	struct mp_block __rcu *block[2][0x10000 / MP_BLOCK];	/* IPv4, IPv6; they last as long as the table */
 	struct net *net;
-	struct mutex lock;
+	struct mutex lock;			/* changes of targets, and of what follows */
 	struct proc_dir_entry *dir;
 	u32 id;
 	u32 targets;
@@ -139,7 +139,7 @@ struct mp_table {
 struct mp_net {
 	struct mp_table __rcu *table[MEDIAPROXY_TABLES];
 	struct net *net;
-	struct mutex lock;
+	struct mutex lock;			/* changes of table[] */
 	struct proc_dir_entry *dir;
 };
 

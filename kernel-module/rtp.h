@@ -596,7 +596,8 @@ static inline void rtp_cm_iv(__u8 *iv, const __u8 *salt, __u32 ssrc, __u64 index
 
 	for (i = 0; i < 14; i++)
 		iv[i] = salt[i];
-	iv[14] = iv[15] = 0;
+	iv[14] = 0;
+	iv[15] = 0;
 	rtp_xor_be(iv + 8, ssrc, 4);
 	rtp_xor_be(iv + 14, index, 6);
 }

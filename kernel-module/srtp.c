@@ -195,6 +195,7 @@ int mp_context_open(struct mp_context **out, const struct mediaproxy_srtp *keys)
  */
 int mp_context_find(const struct mp_context *context, u32 ssrc)
 {
+	/* pairs with the release of mp_context_merge(): what it counts is there to be read */
 	u32 i, count = smp_load_acquire(&context->source_count);
 
 	for (i = 0; i < count; i++)
@@ -229,6 +230,7 @@ int mp_context_merge(struct mp_context *context, const struct mediaproxy_srtp *k
 		context->source[at].ssrc = keys->ssrc[i].ssrc;
 		rtp_window_merge(&context->source[at].window, &keys->ssrc[i].window);
 		spin_unlock_bh(&context->lock);
+		/* pairs with the acquire of mp_context_find(), which takes no lock */
 		smp_store_release(&context->source_count, count);
 	}
 	return 0;
