@@ -78,6 +78,12 @@ def measure(env: dict[str, str], options: list[str], paths: dict[str, str]) -> t
     return done.returncode == 0, figures
 
 
+def scale(env: dict[str, str]) -> bool:
+    """Two streams on two processors: prints ratios, which are no figures of cost."""
+    run = [LAB / "run", "--smp", "2", "--timeout", "900", "--", PYTHON, HERE / "scale.py"]
+    return subprocess.run(run, env={**os.environ, **env}).returncode == 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", default="5000", help="packets per loop (%(default)s)")
@@ -88,6 +94,7 @@ def main() -> int:
         nft, legacy = env | {"IPTABLES": "iptables-nft"}, env | {"IPTABLES": "iptables-legacy"}
         good, figures = measure(nft, [*count, *passing], {"rtp": "rtp", "rtp-20000": "rtp 20000", "srtp": "srtp"})
         good6, figures6 = measure(env | {"IPTABLES": "ip6tables-nft"}, [*count, "-6"], {"rtp6": "rtp", "srtp6": "srtp"})
+        scaled = scale(env)
         good_legacy, figures_legacy = measure(legacy, [*count, *passing], {"rtp-legacy": "rtp"})
     figures |= figures6 | figures_legacy
     limits = GOALS | {name: int(figures.get(of, 0) * ratio) for name, (of, ratio) in RATIOS.items()}
@@ -97,7 +104,7 @@ def main() -> int:
     missed = [name for name, most in limits.items() if name not in figures or figures[name] > most]
     for name in missed:
         print(f"missed: {name}")
-    return 1 if missed or not (good and good6 and good_legacy) else 0
+    return 1 if missed or not (good and good6 and good_legacy and scaled) else 0
 
 
 if __name__ == "__main__":
