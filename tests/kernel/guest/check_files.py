@@ -6,10 +6,12 @@ import ctypes
 import errno
 import mmap
 import os
+import signal
 import socket
 import stat
 import subprocess
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -380,6 +382,55 @@ def test_many_writers_at_once() -> None:
         assert problems.count(None) % 2 == len(table.entries()) % 2
         status = (table.dir / "status").read_text()
         assert f"Targets:     {len(table.entries())}\n" in status
+
+
+def test_interrupted_writes_and_reads() -> None:
+    """Signals all the time: a write has been taken whole or not at all, a read gives whole entries."""
+    interrupts = 0
+
+    def count(*_: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+
+    before = signal.signal(signal.SIGALRM, count)
+    try:
+        with Table(0) as table, open(table.dir / "blist", "rb", buffering=0) as blist:
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            for turn in range(300):
+                where = ((V4[0][0], 10000 + turn), *V4[1:])
+                table.add(*where)
+                table.update(*where)
+                blist.seek(0)
+                found = 0
+                while data := blist.read(64 * ENTRY):
+                    assert len(data) % ENTRY == 0
+                    found += len(data) // ENTRY
+                assert found == turn + 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert len(table.entries()) == 300
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts > 10
+
+
+def test_a_writer_that_is_killed() -> None:
+    """What it has written stands; what it has not, does not."""
+    with Table(0) as table:
+        pid = os.fork()
+        if not pid:
+            messages = [raw(command, make_target(*V4)) for command in (ADD, UPDATE, DEL)]
+            while True:
+                for data in messages:
+                    os.write(table.fd, data)
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        left = table.entries()
+        assert len(left) <= 1
+        if left:
+            table.delete(V4[0])
+        table.add(*V4)
 
 
 def test_namespaces() -> None:
