@@ -3,6 +3,7 @@
 #ifndef MEDIAPROXY_COMPAT_H
 #define MEDIAPROXY_COMPAT_H
 
+#include <crypto/aes.h>
 #include <linux/proc_fs.h>
 #include <linux/skbuff.h>
 #include <net/flow.h>
@@ -19,6 +20,15 @@
 
 #ifndef HAVE_PDE_DATA
 #define pde_data PDE_DATA
+#endif
+
+/* AES for one block at a time, which F8 takes: newer kernels keep less for who only encrypts. */
+#ifdef HAVE_AES_ENCKEY
+#define compat_aes_key aes_enckey
+#define compat_aes_prepare aes_prepareenckey
+#else
+#define compat_aes_key crypto_aes_ctx
+#define compat_aes_prepare aes_expandkey
 #endif
 
 /* A time that was meant for a timer of the sender would make fq hold the packet. */

@@ -38,7 +38,6 @@
 #include <net/route.h>
 #include <net/udp.h>
 
-#include "compat.h"
 #include "module.h"
 
 unsigned int mp_net_id __read_mostly;

@@ -31,6 +31,7 @@
 #include <linux/u64_stats_sync.h>
 #include <linux/workqueue.h>
 
+#include "compat.h"
 #include "xt_MEDIAPROXY.h"
 
 #define MP_BLOCK 256				/* ports that share a block of pointers */
@@ -41,7 +42,6 @@
 #define MP_REASON(result) (-1 - (result))
 #define MP_ROOM 4				/* behind a packet, for the rollover counter */
 
-struct crypto_aes_ctx;
 struct dst_entry;
 struct net;
 struct proc_dir_entry;
@@ -66,7 +66,7 @@ struct mp_context {
 	refcount_t users;
 	u32 trailer;				/* length of MKI and tag */
 	struct mediaproxy_srtp keys;		/* no SSRCs */
-	struct crypto_aes_ctx *f8;		/* two: session key, masked key */
+	struct compat_aes_key *f8;		/* two: session key, masked key */
 	spinlock_t lock;			/* what follows, but for places and values of SSRCs */
 	struct skcipher_request *ctr;
 	struct skcipher_request *simd_ctr;	/* NULL: there is none, or ctr is as good */

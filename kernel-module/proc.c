@@ -13,7 +13,6 @@
 #include <linux/uaccess.h>
 #include <net/net_namespace.h>
 
-#include "compat.h"
 #include "module.h"
 
 #define COMMAND_MIN 6

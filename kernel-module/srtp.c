@@ -7,7 +7,6 @@
  * packet must leave both byte for byte equal. What is arithmetic is in rtp.h.
  */
 #include <asm/simd.h>
-#include <crypto/aes.h>
 #include <crypto/algapi.h>
 #include <crypto/hash.h>
 #include <crypto/internal/simd.h>
@@ -15,7 +14,6 @@
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
 
-#include "compat.h"
 #include "module.h"
 
 #define DIGEST_LEN 20
@@ -119,8 +117,8 @@ static int open_f8(struct mp_context *context)
 	if (!context->f8)
 		return -ENOMEM;
 	rtp_f8_mask(masked, context->keys.key, context->keys.salt);
-	err = aes_expandkey(&context->f8[0], context->keys.key, sizeof(masked)) ?:
-	      aes_expandkey(&context->f8[1], masked, sizeof(masked));
+	err = compat_aes_prepare(&context->f8[0], context->keys.key, sizeof(masked)) ?:
+	      compat_aes_prepare(&context->f8[1], masked, sizeof(masked));
 	memzero_explicit(masked, sizeof(masked));
 	return err;
 }
@@ -281,9 +279,9 @@ static int crypt_cm(struct mp_context *context, u8 *payload, u32 len, u8 *iv)
 	return crypto_skcipher_encrypt(request);
 }
 
-static void f8_block(void *cipher, u8 *io)
+static void f8_block(void *key, u8 *io)
 {
-	aes_encrypt(cipher, io, io);
+	aes_encrypt((const struct compat_aes_key *)key, io, io);
 }
 
 static int crypt_payload(struct mp_context *context, u8 *data, u32 len, u32 clear, u64 index)
