@@ -18,12 +18,13 @@ SHARED = ROOT / "kernel-module"
 HEADERS = [
     SHARED / "rtp.h",
     SHARED / "xt_MEDIAPROXY.h",
-    *(PACKETPATH / name for name in ("srtp.h", "packetpath.h", "learn.h", "rtcp.h", "bucket.h")),
+    *(PACKETPATH / name for name in ("srtp.h", "packetpath.h", "learn.h", "rtcp.h", "reports.h", "bucket.h")),
 ]
 PRIVATE_HEADERS = [PACKETPATH / name for name in ("internal.h", "address.h", "secure.h", "srtp_crypto.h")]
 SOURCES = [
     *(PACKETPATH / name for name in ("worker.c", "stream.c", "relay.c", "demux.c", "secure.c", "learn.c")),
-    *(PACKETPATH / name for name in ("early.c", "handover.c", "resume.c", "rtcp.c", "srtp.c", "srtp_crypto.c")),
+    *(PACKETPATH / name for name in ("early.c", "handover.c", "resume.c", "rtcp.c", "reports.c")),
+    *(PACKETPATH / name for name in ("srtp.c", "srtp_crypto.c")),
 ]
 
 KERNEL_TYPES = "typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;\n"

@@ -17,6 +17,7 @@
 #include "bucket.h"
 #include "learn.h"
 #include "packetpath.h"
+#include "reports.h"
 
 #define BATCH 32			/* packets per read, and per hold of the lock */
 #define ROOM 8512			/* for a packet: PP_PACKET_MAX and SRTP_OVERHEAD_MAX, in whole cache lines */
@@ -88,6 +89,7 @@ struct stream {
 	struct buckets buckets;
 	uint8_t ufrag[32];
 	uint32_t clocks[RTP_CLOCKS];
+	struct reports reports;
 };
 
 /* One datagram on its way. */
@@ -203,6 +205,7 @@ void early_free(struct worker *worker);
 
 /* secure.c */
 bool secure_unprotect(struct worker *worker, struct stream *stream, struct packet *packet);
+uint32_t secure_read_rtcp(struct stream *stream, const struct packet *packet, uint8_t *copy, uint32_t room);
 bool secure_protect(struct worker *worker, struct stream *stream, struct packet *packet);
 void secure_sources(const struct stream *stream, enum direction direction, struct pp_sources *out);
 void secure_advance(struct worker *worker, struct stream *stream, enum direction direction,

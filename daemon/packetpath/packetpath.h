@@ -99,9 +99,22 @@ struct pp_quality {
 	uint32_t ticks;			/* its timestamp units in 2^32 ns; 0: not known */
 };
 
+/* What the party says over RTCP that comes here, see reports.h. */
+struct pp_reports {
+	uint64_t count;
+	uint64_t malformed;
+	uint64_t round_trips;
+	int64_t lost;
+	uint32_t fraction;
+	uint32_t jitter;
+	uint32_t ssrc;
+	uint32_t rtt;
+};
+
 struct pp_state {
 	struct pp_counters counters;
 	struct pp_quality quality;
+	struct pp_reports reports;
 	struct pp_address send_to;	/* where packets for the party go now */
 	struct pp_address accept_from;	/* whom the stream listens to; family 0 before the first packet */
 	uint32_t confirmed;		/* learning has finished */

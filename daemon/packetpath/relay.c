@@ -10,6 +10,7 @@
 #include "rtp.h"
 
 #define PROBE_READS 16			/* single packets before a try at two */
+#define REPORT_MAX 2048			/* RTCP under SRTP that passes as it is; what is longer is not read */
 
 void batch_init(struct batch *batch)
 {
@@ -161,6 +162,22 @@ static void rate(struct worker *w, struct stream *s, const struct packet *p)
 	count_totals(w, &q->totals, &before);
 }
 
+/* RTCP is rare, so that reading it need not be cheap. */
+static void read_reports(struct stream *s, const struct packet *p)
+{
+	uint32_t ssrc = p->sink ? p->sink->quality.ssrc : 0, len = p->len;
+	struct reports *other = p->sink ? &p->sink->reports : NULL;
+	const uint8_t *data = p->data;
+	uint8_t copy[REPORT_MAX];
+
+	if (p->pass) {
+		len = secure_read_rtcp(s, p, copy, sizeof(copy));
+		data = copy;
+	}
+	if (len)
+		reports_read(&s->reports, other, data, len, ssrc, p->seen.now_ns);
+}
+
 static bool accept_source(struct worker *w, struct stream *s, struct packet *p)
 {
 	int verdict = learn_packet(&s->learn, &p->seen);
@@ -174,6 +191,8 @@ static bool accept_source(struct worker *w, struct stream *s, struct packet *p)
 		if (s->payload_type == 255)
 			s->payload_type = p->data[1] & 127;
 		rate(w, s, p);
+	} else if (p->seen.proof == LEARN_PROOF_RTCP && p->rtcp) {
+		read_reports(s, p);
 	}
 	return true;
 }

@@ -2,12 +2,15 @@
 /* Removal of feedback packets from compound RTCP, for a receiver without RTP/AVPF. */
 #include "rtcp.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #include "rtp.h"
 
-static size_t packet_len(const uint8_t *data)
+/**
+ * rtcp_packet_len() - what a packet of a compound says that it has
+ * @data: at least 4 bytes of it
+ */
+size_t rtcp_packet_len(const uint8_t *data)
 {
 	return 4 * ((size_t)rtp_be16(data + 2) + 1);
 }
@@ -22,18 +25,24 @@ static size_t least_len(const uint8_t *data)
 	return data[1] == RTCP_TYPE_RR ? 8 + blocks : 4;
 }
 
-/* Whether every packet of the compound has version 2, what it claims to have, and ends within the compound. */
-static bool well_formed(const uint8_t *data, size_t len)
+/**
+ * rtcp_well_formed() - has every packet of a compound version 2 and what it claims to have, within the compound?
+ * @data: the compound
+ * @len: its length in bytes; up to 3 bytes more than packets need do not matter
+ *
+ * Return: 1 if so, else 0.
+ */
+int rtcp_well_formed(const uint8_t *data, size_t len)
 {
 	size_t at = 0;
 
 	while (len - at >= 4) {
-		if (data[at] >> 6 != 2 || packet_len(data + at) > len - at ||
-		    packet_len(data + at) < least_len(data + at))
-			return false;
-		at += packet_len(data + at);
+		if (data[at] >> 6 != 2 || rtcp_packet_len(data + at) > len - at ||
+		    rtcp_packet_len(data + at) < least_len(data + at))
+			return 0;
+		at += rtcp_packet_len(data + at);
 	}
-	return true;
+	return 1;
 }
 
 /**
@@ -51,10 +60,10 @@ size_t rtcp_strip_feedback(uint8_t *data, size_t len)
 {
 	size_t from = 0, to = 0, part;
 
-	if (!well_formed(data, len))
+	if (!rtcp_well_formed(data, len))
 		return len;
 	while (len - from >= 4) {
-		part = packet_len(data + from);
+		part = rtcp_packet_len(data + from);
 		if (data[from + 1] != RTCP_TYPE_RTPFB && data[from + 1] != RTCP_TYPE_PSFB) {
 			memmove(data + to, data + from, part);
 			to += part;

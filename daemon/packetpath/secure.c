@@ -413,6 +413,27 @@ bool secure_unprotect(struct worker *worker, struct stream *stream, struct packe
 }
 
 /**
+ * secure_read_rtcp() - decrypt a copy of RTCP that passes as it is
+ * @stream: the stream that received it
+ * @packet: authentic
+ * @copy: filled with the packet in the clear
+ * @room: its size
+ *
+ * Return: the length of the copy, 0 if it cannot be had.
+ * Context: worker thread, lock held.
+ */
+uint32_t secure_read_rtcp(struct stream *stream, const struct packet *packet, uint8_t *copy, uint32_t room)
+{
+	int len;
+
+	if (packet->len > room)
+		return 0;
+	memcpy(copy, packet->data, packet->len);
+	len = srtcp_open_again(stream->context[RECEIVE]->srtp, copy, packet->len);
+	return len > 0 ? len : 0;
+}
+
+/**
  * secure_protect() - make a packet what a secure sink's party must get
  * @worker: worker of both streams
  * @stream: the stream that received it, and counts

@@ -390,6 +390,29 @@ int srtcp_verify(struct srtp *srtp, uint8_t *packet, uint32_t len)
 }
 
 /**
+ * srtcp_open_again() - decrypt an SRTCP packet that has been accepted before
+ * @srtp: context
+ * @packet: the packet, changed in place
+ * @len: its length in bytes
+ *
+ * For who wants to know what is in a packet that is passed on as it is: that it
+ * has been seen does not matter, and is not counted again.
+ * Return: the length of the RTCP packet, or enum srtp_error.
+ */
+int srtcp_open_again(struct srtp *srtp, uint8_t *packet, uint32_t len)
+{
+	struct srtp_half *half = &srtp->rtcp;
+	struct srtp_packet p = { .data = packet, .len = len };
+	uint64_t index;
+	int refusal = split(srtp, &half->session, &p);
+
+	if (refusal)
+		return refusal;
+	index = p.index;
+	return srtp_session_accept(&half->session, &p, &index, 1, false) ? (int)p.len : SRTP_ERROR_AUTH;
+}
+
+/**
  * srtp_is_newest() - was the packet that passed last ahead of all others of its SSRC?
  * @srtp: context, after a packet was unprotected or verified
  *

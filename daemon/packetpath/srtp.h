@@ -100,6 +100,7 @@ int srtp_verify(struct srtp *srtp, uint8_t *packet, uint32_t len);
 int srtcp_protect(struct srtp *srtp, uint8_t *packet, uint32_t len, uint32_t room);
 int srtcp_unprotect(struct srtp *srtp, uint8_t *packet, uint32_t len);
 int srtcp_verify(struct srtp *srtp, uint8_t *packet, uint32_t len);
+int srtcp_open_again(struct srtp *srtp, uint8_t *packet, uint32_t len);
 int srtp_is_newest(const struct srtp *srtp);
 void srtp_follow(struct srtp *srtp, const struct srtp *receiver);
 int srtp_indices(const struct srtp *srtp, struct srtp_index *out, uint32_t max);

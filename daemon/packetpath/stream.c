@@ -372,6 +372,20 @@ static struct pp_quality quality_of(const struct rtp_quality *from)
 	return quality;
 }
 
+static struct pp_reports reports_of(const struct reports *from)
+{
+	return (struct pp_reports) {
+		.count = from->count,
+		.malformed = from->malformed,
+		.round_trips = from->round_trips,
+		.lost = from->lost,
+		.fraction = from->fraction,
+		.jitter = from->jitter,
+		.ssrc = from->ssrc,
+		.rtt = from->rtt,
+	};
+}
+
 /**
  * pp_stream_state() - read counters and what was learned
  * @pp: the packet path
@@ -393,6 +407,7 @@ int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out)
 		*out = (struct pp_state) {
 			.counters = s->counters,
 			.quality = quality_of(&s->quality),
+			.reports = reports_of(&s->reports),
 			.send_to = s->learn.send_to,
 			.accept_from = s->learn.accept_from,
 			.confirmed = s->learn.confirmed,

@@ -370,6 +370,24 @@ class Quality(NamedTuple):
     clock_rate: int = 0
 
 
+class Reports(NamedTuple):
+    """What a party says over RTCP about the RTP that it gets from us (RFC 3550 6.4), and how far away it is.
+
+    ``reports`` were read, ``malformed`` packets were not. The rest is of the last one: ``fraction_lost`` (0 to 1) since
+    the one before, ``lost`` in all, ``jitter`` in timestamp units of ``ssrc``.
+    ``rtt_ms`` is the last of so many ``round_trips`` between the party and us, None before the first.
+    """
+
+    reports: int = 0
+    malformed: int = 0
+    round_trips: int = 0
+    lost: int = 0
+    fraction_lost: float = 0.0
+    jitter: int = 0
+    ssrc: int = 0
+    rtt_ms: float | None = None
+
+
 class StreamState(NamedTuple):
     """What the packet path knows of one stream; ``last_packet`` in monotonic seconds, None before the first.
 
@@ -387,6 +405,7 @@ class StreamState(NamedTuple):
     in_kernel: bool = False
     reason: str = ""
     quality: Quality = Quality()
+    reports: Reports = Reports()
 
 
 MAX_SOURCES = 8

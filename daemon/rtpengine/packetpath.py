@@ -23,6 +23,7 @@ from rtpengine.media import (
     Endpoint,
     Progress,
     Quality,
+    Reports,
     Sources,
     SrtpKeys,
     StreamConfig,
@@ -64,6 +65,7 @@ _MAX_UFRAG = 32
 _MAX_MKI: int = lib.SRTP_MKI_MAX
 
 _CODES = {"uint8_t": "B", "uint16_t": "H", "uint32_t": "I", "int64_t": "q", "uint64_t": "Q"}
+_NO_REPORTS = Reports()
 
 
 def _layout(ctype: Any) -> str:
@@ -102,7 +104,8 @@ _RETIRED_LEN: int = ffi.sizeof(dict(ffi.typeof("struct srtp_saved").fields)["ret
 _64_BITS = (1 << 64) - 1
 _SUITE_NAMES = {suite.number: suite.name for suite in SUITES.values()}
 _QUALITY = 5 + len(DROP_REASONS)  # the index of what follows the counters in a pp_state
-_ADDRESSES = _QUALITY + 10
+_REPORTS = _QUALITY + 10
+_ADDRESSES = _REPORTS + 8
 _TICKS_PER_HZ = 2**32 / _NS_PER_S
 
 
@@ -298,6 +301,15 @@ def _quality(fields: Sequence[int]) -> Quality:
     return Quality._make((*totals, jitter_us / 1000, ssrc, payload_type, round(ticks / _TICKS_PER_HZ)))
 
 
+def _reports(fields: Sequence[int]) -> Reports:
+    """What a pp_reports says; most streams have none."""
+    count, malformed, round_trips, lost, fraction, jitter, ssrc, rtt = fields
+    if not count + malformed:
+        return _NO_REPORTS
+    rtt_ms = rtt / 65.536 if round_trips else None
+    return Reports(count, malformed, round_trips, lost, fraction / 256, jitter, ssrc, rtt_ms)
+
+
 def _sources(sources: Any) -> Sources:
     return Sources(sources.count, bytes(ffi.buffer(sources.source)))
 
@@ -455,7 +467,8 @@ class PacketPath:
             last / _NS_PER_S if last else None,
             None if payload_type == _NO_PAYLOAD_TYPE else payload_type,
             _drops(fields[5:_QUALITY]),
-            quality=_quality(fields[_QUALITY:_ADDRESSES]),
+            quality=_quality(fields[_QUALITY:_REPORTS]),
+            reports=_reports(fields[_REPORTS:_ADDRESSES]),
         )
 
     def source(self, stream: int) -> Endpoint | None:

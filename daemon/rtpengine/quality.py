@@ -162,15 +162,16 @@ _MOST = 0xFFFF
 class Track:
     """What is remembered of one stream: the last SAMPLES intervals, the best and the worst, and sums.
 
-    ``codec`` is None for what is no speech.
+    ``codec`` is None for what is no speech. ``reports`` of the other party have been taken.
     """
 
-    __slots__ = ("_ring", "at", "best", "codec", "counted", "jitter", "mos", "rtt", "worst")
+    __slots__ = ("_ring", "at", "best", "codec", "counted", "jitter", "mos", "reports", "rtt", "worst")
 
     def __init__(self) -> None:
         self.at = 0.0
         self.codec: Codec | None = None
         self.counted = Quality()
+        self.reports = 0
         self.best: Sample | None = None
         self.worst: Sample | None = None
         self.mos, self.jitter, self.rtt = Mean(), Mean(), Mean()

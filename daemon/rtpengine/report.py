@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rtpengine.call import Call, Dialogue, Leg, Media
-from rtpengine.media import IPV6, Endpoint, MediaTransport, StreamState
+from rtpengine.media import IPV6, Endpoint, MediaTransport, Reports, StreamState
 from rtpengine.party import Party, stream_endpoint
 from rtpengine.quality import Sample, Track
 
@@ -22,6 +22,7 @@ CODECS = {
 }  # fmt: skip
 
 Counters = dict[str, int]
+NO_REPORTS = Reports()
 
 
 class _Side(NamedTuple):
@@ -176,6 +177,7 @@ class CallReport:
         return {
             **_protection(side, component),
             **(_quality(state, side.track) if component == 0 and state.quality.expected else {}),
+            **({"RTCP": _far_end(state.reports)} if state.reports != NO_REPORTS else {}),
             "local port": side.port + component,
             "endpoint": _endpoint_report(state.peer),
             "advertised endpoint": _endpoint_report(side.advertised[component]),
@@ -202,6 +204,17 @@ def _quality(state: StreamState, track: Track | None) -> dict[str, Any]:
         if track.mos.samples:
             quality["MOS"] = round(track.mos.value * 100)
     return {"SSRC": ssrc, "quality": quality}
+
+
+def _far_end(reports: Reports) -> dict[str, int]:
+    """What a party says over RTCP."""
+    report = {"reports": reports.reports, "malformed": reports.malformed}
+    if reports.reports:
+        report |= {"SSRC": reports.ssrc, "lost": reports.lost, "jitter": reports.jitter}
+        report["fraction lost"] = round(100 * reports.fraction_lost)
+    if reports.rtt_ms is not None:
+        report["round-trip time"] = round(1000 * reports.rtt_ms)
+    return report
 
 
 def _quality_line(state: StreamState, track: Track | None) -> str:

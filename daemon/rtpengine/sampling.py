@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from rtpengine.call import Call, Media
-from rtpengine.media import Quality, StreamState
+from rtpengine.media import Quality, Reports, StreamState
 from rtpengine.quality import INTERVAL_S, STATIC_NAMES, Codec, Far, Totals, Track, codec_of
 
 
@@ -33,7 +33,7 @@ class Sampler:
             offer = media.party.offer
             if ports is None or (offer is not None and offer.profile is None):
                 continue
-            for stream in ports.streams[::2]:
+            for index, stream in list(enumerate(ports.streams))[::2]:
                 track = media.ports.tracks.get(stream)
                 if track is None:
                     track = media.ports.tracks[stream] = Track()
@@ -41,7 +41,26 @@ class Sampler:
                 if track.at < now:
                     quality = self._read(stream).quality
                     track.codec = _codec(media, other, quality.payload_type, track.codec)
-                    self.totals.add(track.take(quality, Far(), now), Far())
+                    far = self._far(track, index, media, other, quality.clock_rate)
+                    self.totals.add(track.take(quality, far, now), far)
+
+    def _far(self, track: Track, index: int, media: Media, other: Media, clock_rate: int) -> Far:
+        """What the other party says that it hears of this one, if that is news, and the way between the two."""
+        ours, theirs = self._reports(media, index), self._reports(other, index)
+        ways = [reports.rtt_ms for reports in (ours, theirs) if reports.rtt_ms is not None]
+        rtt_ms = sum(ways) if len(ways) == 2 else None
+        if theirs.reports == track.reports:
+            return Far(rtt_ms=rtt_ms)
+        track.reports = theirs.reports
+        jitter_ms = 1000 * theirs.jitter / clock_rate if clock_rate else None
+        return Far(theirs.fraction_lost, jitter_ms, rtt_ms)
+
+    def _reports(self, media: Media, index: int) -> Reports:
+        """What a party says over RTCP, which comes to the RTP socket of a pair or to the one behind it."""
+        ports = media.ports.current
+        if ports is None or index + 1 >= len(ports.streams):
+            return Reports()
+        return self._read(ports.streams[index if media.party.rtcp_mux else index + 1]).reports
 
 
 def _codec(media: Media, other: Media, payload_type: int | None, before: Codec | None) -> Codec | None:

@@ -56,7 +56,7 @@ _WRAPPED = ("close", "epoll_ctl", "getsockname", "monotonic_ns", "recvfrom", "re
 TARGETS = {
     target.name: target
     for target in (
-        Target("rtp", "RTP and RTCP arithmetic, removal of feedback", 2048, ("rtcp.c",)),
+        Target("rtp", "RTP and RTCP arithmetic, reports, removal of feedback", 2048, ("rtcp.c", "reports.c")),
         Target("learn", "source learning, any order of packets and signalling", 1024, ("learn.c",)),
         Target("demux", "STUN and DTLS told from media on a media port", 4096, ("demux.c", "learn.c")),
         Target(

@@ -6,7 +6,7 @@ import pytest
 from fakes import TOOLS, FakeTransport
 
 from rtpengine.call import Call
-from rtpengine.media import Endpoint, Learning, MediaOffer, Quality, Signalling, StreamState
+from rtpengine.media import Endpoint, Learning, MediaOffer, Quality, Reports, Signalling, StreamState
 from rtpengine.quality import G711, Far, Track
 from rtpengine.report import CODECS, CallReport
 
@@ -227,3 +227,30 @@ def test_quality_in_the_log(call: Call) -> None:
         ", 0 of 5 lost, jitter 0.0 ms",
         ", 60 of 600 lost, jitter 2.5 ms, MOS 4.39",
     ]
+
+
+@pytest.mark.parametrize(
+    ("reports", "told"),
+    [
+        (Reports(), None),
+        (Reports(malformed=2), {"reports": 0, "malformed": 2}),
+        (
+            Reports(3, 1, 0, -5, 0.25, 80, 7),
+            {"reports": 3, "malformed": 1, "SSRC": 7, "lost": -5, "jitter": 80, "fraction lost": 25},
+        ),
+        (
+            Reports(1, 0, 1, 0, 0, 0, 7, 12.3456),
+            {
+                "reports": 1, "malformed": 0, "SSRC": 7, "lost": 0, "jitter": 0, "fraction lost": 0,
+                "round-trip time": 12346,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_rtcp(call: Call, reports: Reports, told: dict[str, int] | None) -> None:
+    transport = call.transport
+    assert isinstance(transport, FakeTransport)
+    transport.states[30001] = transport.states[30001]._replace(reports=reports)
+    rtp, rtcp = report(call).query()["tags"]["b"]["medias"][0]["streams"]
+    assert rtcp.get("RTCP") == told
+    assert "RTCP" not in rtp
