@@ -28,6 +28,13 @@ class Sampler:
                 self._sample(call, now)
 
     def _sample(self, call: Call, now: float) -> None:
+        states: dict[int, StreamState] = {}
+
+        def read(stream: int) -> StreamState:
+            if stream not in states:
+                states[stream] = self._read(stream)
+            return states[stream]
+
         for _, media, other in call.medias():
             ports = media.ports.current
             offer = media.party.offer
@@ -39,28 +46,29 @@ class Sampler:
                     track = media.ports.tracks[stream] = Track()
                 # Forked dialogues share the ports that face the answerers.
                 if track.at < now:
-                    quality = self._read(stream).quality
+                    quality = read(stream).quality
                     track.codec = _codec(media, other, quality.payload_type, track.codec)
-                    far = self._far(track, index, media, other, quality.clock_rate)
+                    ours, theirs = _reports(media, index, read), _reports(other, index, read)
+                    far = _far(track, ours, theirs, quality.clock_rate)
                     self.totals.add(track.take(quality, far, now), far)
 
-    def _far(self, track: Track, index: int, media: Media, other: Media, clock_rate: int) -> Far:
-        """What the other party says that it hears of this one, if that is news, and the way between the two."""
-        ours, theirs = self._reports(media, index), self._reports(other, index)
-        ways = [reports.rtt_ms for reports in (ours, theirs) if reports.rtt_ms is not None]
-        rtt_ms = sum(ways) if len(ways) == 2 else None
-        if theirs.reports == track.reports:
-            return Far(rtt_ms=rtt_ms)
-        track.reports = theirs.reports
-        jitter_ms = 1000 * theirs.jitter / clock_rate if clock_rate else None
-        return Far(theirs.fraction_lost, jitter_ms, rtt_ms)
 
-    def _reports(self, media: Media, index: int) -> Reports:
-        """What a party says over RTCP, which comes to the RTP socket of a pair or to the one behind it."""
-        ports = media.ports.current
-        if ports is None or index + 1 >= len(ports.streams):
-            return Reports()
-        return self._read(ports.streams[index if media.party.rtcp_mux else index + 1]).reports
+def _far(track: Track, ours: Reports, theirs: Reports, clock_rate: int) -> Far:
+    """What the other party says that it hears of this one, if that is news, and the way between the two."""
+    rtt_ms = None if ours.rtt_ms is None or theirs.rtt_ms is None else ours.rtt_ms + theirs.rtt_ms
+    if theirs.reports == track.reports:
+        return Far(rtt_ms=rtt_ms)
+    track.reports = theirs.reports
+    jitter_ms = 1000 * theirs.jitter / clock_rate if clock_rate else None
+    return Far(theirs.fraction_lost, jitter_ms, rtt_ms)
+
+
+def _reports(media: Media, index: int, read: Callable[[int], StreamState]) -> Reports:
+    """What a party says over RTCP, which comes to the RTP socket of a pair or to the one behind it."""
+    ports = media.ports.current
+    if ports is None or index + 1 >= len(ports.streams):
+        return Reports()
+    return read(ports.streams[index if media.party.rtcp_mux else index + 1]).reports
 
 
 def _codec(media: Media, other: Media, payload_type: int | None, before: Codec | None) -> Codec | None:

@@ -110,6 +110,30 @@ def test_audio_both_ways_until_the_caller_hangs_up(site: Site) -> None:
     finish(site, caller, callee)
 
 
+@pytest.mark.parametrize("running", ["ng"], indirect=True)
+def test_kamailio_learns_how_a_call_has_sounded(site: Site) -> None:
+    """Every fifth packet of one party is missing."""
+    caller, callee = connected(site)
+    end = time.monotonic() + 60
+    seq, sampled = 0, False
+    while not sampled and time.monotonic() < end:
+        seq += 1
+        caller.audio.send()
+        packet = callee.audio.rtp_packet()
+        if seq % 5:
+            callee.audio.send(packet)
+        time.sleep(0.02)
+        sampled = len(site.query(caller.phone.call_id).get("SSRC", {})) == 2
+    assert sampled
+    caller.phone.press()
+    finish(site, caller, callee)
+    said = rf"{re.escape(caller.phone.call_id)}: MOS ([\d.]+), at worst ([\d.]+); ([\d.]+) % lost, jitter [\d.]+ ms"
+    assert wait_until(lambda: re.search(said, site.kamailio.log) is not None)
+    ((average, worst, loss),) = (map(float, figures) for figures in re.findall(said, site.kamailio.log))
+    assert 2 < worst < average < 4.4
+    assert 8 <= loss <= 12, "none of one party, a fifth of the other"
+
+
 def test_audio_both_ways_until_the_callee_hangs_up(site: Site) -> None:
     caller, callee = connected(
         site, (invite(), answered(), step("hung-up")), (ring(), accept(), button(), step("bye-callee"))
