@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rtpengine.media import Endpoint, SrtpKeys
+from rtpengine.media import Endpoint, KernelQuality, SrtpKeys
 
 
 class KernelMemory(NamedTuple):
@@ -13,6 +13,7 @@ class KernelMemory(NamedTuple):
     packets: int = 0
     bytes: int = 0
     drops: dict[str, int] = {}
+    quality: KernelQuality = KernelQuality()
 
 
 class StreamMemory(NamedTuple):

@@ -169,14 +169,16 @@ class Offload:
             return self._path.save(stream)
         self._read(stream, known)
         told = known.told
-        return self._path.save(stream)._replace(kernel=KernelMemory(told.packets, told.bytes, told.drops))
+        kernel = KernelMemory(told.packets, told.bytes, told.drops, told.quality)
+        return self._path.save(stream)._replace(kernel=kernel)
 
     def restore(self, stream: int, memory: StreamMemory) -> None:
         """Go on from what another process has saved of a stream."""
         self._path.restore(stream, memory)
         if memory.kernel is not None:
-            packets, octets, drops = memory.kernel
-            self._streams[stream].told = _NOTHING._replace(packets=packets, bytes=octets, drops=drops)
+            packets, octets, drops, quality = memory.kernel
+            told = _NOTHING._replace(packets=packets, bytes=octets, drops=drops, quality=quality)
+            self._streams[stream].told = told
 
     def resume(self, stream: int) -> None:
         """Have a socket read, and keep what the kernel has gone on forwarding for it meanwhile."""
