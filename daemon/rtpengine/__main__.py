@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from rtpengine import NOTICE, config, control, control_tcp, log, process
+from rtpengine import NOTICE, config, control, control_cli, control_tcp, log, process
 from rtpengine.daemon import Daemon
 from rtpengine.kernel import ROOT, KernelTable, NotLoaded, Unavailable
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log.log(level, "%s", note)
     for warning in _warnings(options, descriptors):
         _log.warning("%s", warning)
-    return _serve(Daemon(options, sockets, kernel, partial(config.load, arguments)), ready)
+    return _serve(Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1]), ready)
 
 
 def _serve(daemon: Daemon, ready: Callable[[], None]) -> int:
@@ -74,7 +74,7 @@ def _open_kernel_table(options: config.Config, root: Path) -> tuple[KernelTable 
 
 
 def _bind_controls(options: config.Config) -> dict[str, socket.socket]:
-    """The control sockets by option, and that of HTTP."""
+    """The control sockets by option, and those of HTTP and rtpengine-ctl."""
     sockets = {}
     binders: dict[str, Callable[[str, int], socket.socket]] = {"listen-tcp": control_tcp.bind}
     wanted = options.listeners
@@ -83,6 +83,9 @@ def _bind_controls(options: config.Config) -> dict[str, socket.socket]:
 
         wanted["listen-http"] = options.listen_http
         binders["listen-http"] = web.bind
+    if options.listen_cli is not None:
+        wanted["listen-cli"] = options.listen_cli
+        binders["listen-cli"] = control_cli.bind
     for option, (address, port) in wanted.items():
         bind = binders.get(option, control.bind)
         try:

@@ -14,7 +14,6 @@ import sys
 from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import takewhile
@@ -126,6 +125,7 @@ class Config:
     config_section: str
     b2b_url: str | None = field(repr=False)
     listen_http: ListenEndpoint | None
+    listen_cli: ListenEndpoint | None
     http_allow: tuple[Network, ...]
     http_name: tuple[str, ...]
     redis: Address | None
@@ -279,7 +279,7 @@ def _endpoint(value: str) -> ListenEndpoint:
     return ListenEndpoint("::" if address == "0.0.0.0" else address, int(match["port"]))
 
 
-def _http_endpoint(value: str) -> ListenEndpoint:
+def _local_endpoint(value: str) -> ListenEndpoint:
     """As other listeners, but that a port alone means this host only."""
     return _endpoint(f"127.0.0.1:{value}" if value.isdigit() else value)
 
@@ -411,6 +411,7 @@ _MORE_OPTIONS = (
     _Option("endpoint-learning", "", "MODE", "heuristic, delayed, immediate or off (%(default)s)", "heuristic"),
     _Option("num-threads", "", "INT", f"Media threads, 1 to {MAX_THREADS} (one per CPU)", _CPUS),
     _Option("poll-pause", "", "USECS", "Longest pause between polls, 0 for none (%(default)s)", DEFAULT_POLL_PAUSE_US),
+    _Option("listen-cli", "", "[IP:]PORT", "Port of rtpengine-ctl, 9900 is usual (a port alone: loopback)"),
     _Option("listen-http", "", "[IP:]PORT", "HTTP port: metrics, status page, NG (a port alone: loopback)"),
     _Option("http-allow", "", "NET[,NET...]", "Sources that HTTP serves besides this host"),
     _Option("http-name", "", "NAME[,NAME...]", "Host names that HTTP answers to"),
@@ -511,70 +512,32 @@ def _attach_values(argv: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-# Of the configuration file
-
-_FLAG_WORDS = dict.fromkeys(("yes", "true", "on", "1"), True) | dict.fromkeys(("no", "false", "off", "0"), False)
-_NOT_IN_FILE = ("version", "help", "config-file", "config-section")
-_NONE = "none"
-
-
-def _read_file(path: str | None, section: str) -> tuple[str | None, dict[str, tuple[Any, str]]]:
-    """The path of the file, None for no file, and what it says: each value as argparse gives it, and its place.
+def _read_file(path: str | None, section: str) -> tuple[str | None, dict[str, config_file.Said]]:
+    """The path of the configuration file, None for no file, and what it says, by option with underscores.
 
     Only a file that was not named may be absent; ``path`` is None then. Raise ConfigError.
     """
-    if path == _NONE:
+    if path == config_file.NONE:
         return None, {}
     file = config_file.DEFAULT_FILE if path is None else _absolute(path)
+    parser = _parser()
+    metavars = {option.name: option.metavar for option in _OPTIONS + _MORE_OPTIONS}
+
+    def value_of(name: str, text: str) -> object:
+        try:
+            return getattr(parser.parse_args([f"--{name}={text}"]), name.replace("-", "_"))
+        except ArgumentError as error:
+            raise ValueError(error.message) from None
+
     try:
-        settings = config_file.read(file, section)
+        said = config_file.values(file, section, metavars, value_of)
     except FileNotFoundError as error:
         if path is None:
             return file, {}
         raise OptionError("config-file", f"{path!a}: {error.strerror}") from None
     except config_file.FileError as error:
         raise ConfigError(str(error)) from None
-    parser = _parser()
-    values: dict[str, tuple[Any, str]] = {}
-    for setting in settings:
-        where = config_file.place(file, setting.line)
-        try:
-            value = _setting_value(parser, setting)
-        except OptionError as error:
-            raise ConfigError(f"{where}: {error.option}: {error.reason}") from None
-        key = setting.key.replace("-", "_")
-        values.pop(key, None)
-        if value is not None:
-            values[key] = value, where
-    return file, values
-
-
-def _setting_value(parser: ArgumentParser, setting: config_file.Setting) -> object:
-    """The value as argparse gives it, None where the option is unset; raise OptionError."""
-    key, value = setting.key, setting.value
-    option = next((option for option in _OPTIONS + _MORE_OPTIONS if option.name == key), None)
-    if option is None:
-        raise OptionError(ascii(key)[1:-1], f"no such option{_suggestion(key)}")
-    if key in _NOT_IN_FILE:
-        raise OptionError(key, "has its place on the command line only")
-    if value == _NONE:
-        return None
-    if not option.metavar:
-        if value.lower() not in _FLAG_WORDS:
-            raise OptionError(key, "is yes or no (true or false, on or off, 1 or 0)")
-        return _FLAG_WORDS[value.lower()]
-    if option.metavar.endswith("...]"):
-        value = value.replace(";", ",")
-    try:
-        return getattr(parser.parse_args([f"--{key}={value}"]), key.replace("-", "_"))
-    except ArgumentError as error:
-        raise OptionError(key, error.message) from None
-
-
-def _suggestion(key: str) -> str:
-    names = [option.name for option in _OPTIONS + _MORE_OPTIONS if option.name not in _NOT_IN_FILE]
-    near = get_close_matches(key.lower().replace("_", "-"), names, 1)
-    return f", is it {near[0]}?" if near else ""
+    return file, {name.replace("-", "_"): value for name, value in said.items()}
 
 
 # The steps
@@ -622,6 +585,12 @@ def _check_http(values: _Values) -> None:
         values[key] = values[key] or ()
     if port is not None and not port.is_loopback and not values["http_allow"]:
         raise OptionError("listen-http", f"{port.address} is not on loopback, say whom to serve with --http-allow")
+
+
+def _check_cli(values: _Values) -> None:
+    port = values["listen_cli"]
+    if port is not None and not port.is_loopback and values["control_allow"] is None:
+        raise OptionError("listen-cli", f"{port.address} is not on loopback, say whom to serve with --control-allow")
 
 
 def _check_redis(values: _Values) -> None:
@@ -682,7 +651,9 @@ _STEPS: tuple[_Step, ...] = (
     _read("num-threads", _within(1, MAX_THREADS)),
     _read("poll-pause", _within(0, MAX_POLL_PAUSE_US), "_us"),
     _read("b2b-url", b2bua.check_url),
-    _read("listen-http", _http_endpoint),
+    _read("listen-cli", _local_endpoint),
+    _check_cli,
+    _read("listen-http", _local_endpoint),
     _read("http-allow", _networks),
     _read("http-name", _names),
     _check_http,

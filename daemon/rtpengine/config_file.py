@@ -1,17 +1,27 @@
 """The configuration file: one INI section whose keys are the long options (operations.md 1).
 
-What stands there is read by ``configparser``; what it means, and whether it may be said, is for config.py.
+What stands there is read by ``configparser``; which values an option can have is for config.py.
 """
 
 from __future__ import annotations
 
 import configparser
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 DEFAULT_FILE = "/etc/rtpengine/rtpengine.conf"
 DEFAULT_SECTION = "rtpengine"
 MAX_SIZE = 1 << 20
+NONE = "none"
+"""As a value it unsets, as a file it is no file."""
+
+# What cannot be said by the file itself, or is no setting.
+NOT_IN_FILE = ("version", "help", "config-file", "config-section")
+_FLAG_WORDS = dict.fromkeys(("yes", "true", "on", "1"), True) | dict.fromkeys(("no", "false", "off", "0"), False)
+
+ValueOf = Callable[[str, str], object]
+"""The value of an option, by its name, that a text stands for; ValueError with the reason if there is none."""
 
 
 class FileError(Exception):
@@ -24,6 +34,51 @@ class Setting(NamedTuple):
     key: str
     value: str
     line: int
+
+
+class Said(NamedTuple):
+    """The value of an option, and how an error says where it stands."""
+
+    value: Any
+    where: str
+
+
+def values(path: str, section: str, metavars: Mapping[str, str], value_of: ValueOf) -> dict[str, Said]:
+    """What a section says, by option; of several values of one the last.
+
+    ``metavars`` are those of all options, empty for flags. Raise FileError; FileNotFoundError passes.
+    """
+    found: dict[str, Said] = {}
+    for key, text, line in read(path, section):
+        where = place(path, line)
+        try:
+            value = _value(key, text, metavars, value_of)
+        except ValueError as error:
+            raise FileError(f"{where}: {_shown(key)}: {error}") from None
+        found.pop(key, None)
+        if value is not None:
+            found[key] = Said(value, where)
+    return found
+
+
+def _value(key: str, text: str, metavars: Mapping[str, str], value_of: ValueOf) -> object:
+    """None where the option is unset; raise ValueError with the reason."""
+    if key not in metavars:
+        raise ValueError(f"no such option{_suggestion(key, metavars)}")
+    if key in NOT_IN_FILE:
+        raise ValueError("has its place on the command line only")
+    if text == NONE:
+        return None
+    if not metavars[key]:
+        if text.lower() not in _FLAG_WORDS:
+            raise ValueError("is yes or no (true or false, on or off, 1 or 0)")
+        return _FLAG_WORDS[text.lower()]
+    return value_of(key, text.replace(";", ",") if metavars[key].endswith("...]") else text)
+
+
+def _suggestion(key: str, names: Iterable[str]) -> str:
+    near = get_close_matches(key.lower().replace("_", "-"), [name for name in names if name not in NOT_IN_FILE], 1)
+    return f", is it {near[0]}?" if near else ""
 
 
 def place(path: str, line: int) -> str:

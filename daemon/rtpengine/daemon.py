@@ -14,9 +14,9 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rtpengine import __version__, control_tcp
+from rtpengine import __version__, control_cli, control_tcp, operator_host
 from rtpengine.b2bua import B2bua
 from rtpengine.call import Call
 from rtpengine.config import Config
@@ -26,21 +26,22 @@ from rtpengine.dtls import Certificate
 from rtpengine.ice import new_foundations
 from rtpengine.kernel import KernelTable
 from rtpengine.keying import Tools
-from rtpengine.log import call_context, lower_level, raise_level, set_level
+from rtpengine.live import Live, controllers, guard
+from rtpengine.log import call_context, debug_call, is_debugged, lower_level, raise_level
 from rtpengine.media import IPV4, IPV6
-from rtpengine.ng_keys import Defaults
 from rtpengine.offload import Offload
 from rtpengine.openser_service import OpenserService
+from rtpengine.operations import Operations
+from rtpengine.operator_commands import When, execute
 from rtpengine.packetpath import DtlsReceived, Event, IndexMoved, PacketPath, SourceConfirmed, StunReceived
 from rtpengine.ports import PortPool
-from rtpengine.reload import Apply, Reloader
+from rtpengine.reload import Reloader
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.sampling import Sampler
 from rtpengine.service import NgService, log_final_statistics
 from rtpengine.supervision import Supervisor
 from rtpengine.table import CallTable, Limits
 from rtpengine.transport import PacketTransport
-from rtpengine.web_guard import Guard
 
 if TYPE_CHECKING:
     from rtpengine.persistence import Persistence
@@ -61,7 +62,7 @@ class Daemon:
 
     ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp, listen-http.
     ``kernel`` forwards established streams; None: everything stays in userspace.
-    ``load`` reads the configuration again.
+    ``load`` reads the configuration again. ``forwarding`` is what was logged about the kernel.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Daemon:
         sockets: Mapping[str, socket.socket],
         kernel: KernelTable | None = None,
         load: Callable[[], Config] | None = None,
+        forwarding: str = "",
     ) -> None:
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
         self.offload = Offload(self.path, kernel, config.tos, time.monotonic) if kernel else None
@@ -114,36 +116,14 @@ class Daemon:
         self._stop = asyncio.Event()
         self._supervisor = Supervisor()
         self.persistence = self._open_persistence(config)
-        self.reloader = Reloader(config, load or (lambda: config), self._live())
-
-    def _live(self) -> dict[str, Apply]:
-        """What can change while we run, by field of Config."""
-        return {
-            "timeout_s": self._set_limits,
-            "silent_timeout_s": self._set_limits,
-            "log_level": lambda config: set_level(config.log_level),
-            "max_sessions": lambda config: setattr(self.table.admission, "max_sessions", config.max_sessions),
-            "drain_timeout_s": lambda config: None,  # read when a drain begins
-            "control_allow": self._set_access,
-            "http_allow": self._set_access,
-            "http_name": self._set_access,
-            "endpoint_learning": lambda config: setattr(self.table, "learning", config.endpoint_learning),
-            "trust_sdp": self._set_defaults,
-            "ice_default": self._set_defaults,
-        }
-
-    def _set_limits(self, config: Config) -> None:
-        self.table.set_limits(Limits(config.timeout_s, config.silent_timeout_s), time.monotonic())
-
-    def _set_access(self, config: Config) -> None:
-        self.tcp.allowed = config.control_allow
-        for listener in self.listeners:
-            listener.allowed = config.control_allow
-        if self.web is not None:
-            self.web.guard = _guard(config)
-
-    def _set_defaults(self, config: Config) -> None:
-        self.ng.defaults = Defaults(config.trust_sdp, config.ice_default)
+        around = operator_host.host(
+            self.transport, self.path, self.offload, lambda: self.reloader.config, self._started, forwarding
+        )
+        self.operations = Operations(self.table, self.calls, around)
+        self.cli_socket = sockets.get("listen-cli")
+        self.cli = control_cli.Server(self._operate, controllers(config))
+        live = Live(self.table, self.ng, self.listeners, self.tcp, self.cli, self.web)
+        self.reloader = Reloader(config, load or (lambda: config), live.appliers())
 
     def _tools(self, config: Config) -> Tools:
         foundations = new_foundations(secrets.token_bytes)
@@ -171,7 +151,7 @@ class Daemon:
             started=self._started,
             now=time.monotonic,
         )
-        return website.build(_guard(config), self.ng, Health(self._failing, self._unready), parts)
+        return website.build(guard(config), self.ng, Health(self._failing, self._unready), parts)
 
     def _open_persistence(self, config: Config) -> Persistence | None:
         if config.redis_server is None:
@@ -209,12 +189,14 @@ class Daemon:
             await self.tcp.listen(self.tcp_socket)
         if self.web is not None and self.http_socket is not None:
             await self.web.listen(self.http_socket)
+        if self.cli_socket is not None:
+            await self.cli.listen(self.cli_socket)
         ticking = loop.create_task(self._tick_forever())
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         log.info("rtpengine %s is ready", __version__)
         ready()
-        self._show_life()
+        self._supervisor.watch(loop)
         await self._stop.wait()
         self._supervisor.stopping()
         ticking.cancel()
@@ -233,6 +215,7 @@ class Daemon:
         if self.b2bua is not None:
             self.b2bua.close()
         self.tcp.close()
+        self.cli.close()
         for listener in self.listeners:
             listener.sock.close()
 
@@ -246,12 +229,11 @@ class Daemon:
 
     def drain(self) -> None:
         """Take no new calls, and end when there are none left (SIGRTMIN)."""
-        self.table.admission.drain(len(self.table), time.monotonic(), self.reloader.config.drain_timeout_s)
+        self.operations.drain(None, time.monotonic())
 
-    def _show_life(self) -> None:
-        if self._supervisor.watchdog_s is not None:
-            self._supervisor.alive()
-            asyncio.get_running_loop().call_later(self._supervisor.watchdog_s, self._show_life)
+    def _operate(self, words: list[str]) -> Any:
+        """What rtpengine-ctl wants."""
+        return execute(self.operations, words, When(time.monotonic(), time.time()))
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -288,7 +270,7 @@ class Daemon:
                 listener.cache.rotate()
             if self.web is not None:
                 self.web.cache.rotate()
-        refused = self.tcp.refused + sum(listener.refused for listener in self.listeners)
+        refused = self.tcp.refused + self.cli.refused + sum(listener.refused for listener in self.listeners)
         refused += self.web.refused if self.web is not None else 0
         if refused > self._refused_logged:
             log.warning("--control-allow and --http-allow kept out %d requests", refused - self._refused_logged)
@@ -306,6 +288,8 @@ class Daemon:
                 self.persistence.ended(call.call_id)
             self.calls.ended(call, reason, now)
             log_final_statistics(call, reason, now)
+        if is_debugged(call.call_id):
+            debug_call(call.call_id, False)
 
     def _supervise(self, now: float) -> None:
         admission, calls = self.table.admission, len(self.table)
@@ -354,11 +338,6 @@ class Daemon:
                     self.table.handle_timeout(call, now)
                 except Exception:
                     log.exception("internal error in a handshake")
-
-
-def _guard(config: Config) -> Guard:
-    controllers = () if config.control_allow_implied else config.control_allow
-    return Guard(config.http_allow, controllers, {*config.http_name, socket.gethostname().lower()})
 
 
 def _port_pools(config: Config) -> dict[int, PortPool]:

@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 from rtpengine import NOTICE
-from rtpengine.config import Config, ConfigError
+from rtpengine.config import Config, ConfigError, ListenEndpoint
+from rtpengine.media import Learning
 
 log = logging.getLogger(__name__)
 
 Apply = Callable[[Config], None]
 
+SET = "(set)"
 # What follows from another field.
-_IMPLIED = ("control_allow_implied",)
+IMPLIED = ("control_allow_implied",)
 
 
 def option_of(field: str) -> str:
@@ -34,7 +36,7 @@ class Reloader:
     def __init__(self, config: Config, load: Callable[[], Config], live: Mapping[str, Apply]) -> None:
         self.config = config
         self._load = load
-        self._live = live
+        self.live = live
 
     def reload(self) -> None:
         """Read again and apply; a file that cannot be used changes nothing and is one error in the log."""
@@ -46,24 +48,31 @@ class Reloader:
         changed = [
             field.name
             for field in fields(Config)
-            if getattr(new, field.name) != getattr(self.config, field.name) and field.name not in _IMPLIED
+            if getattr(new, field.name) != getattr(self.config, field.name) and field.name not in IMPLIED
         ]
-        applied = [name for name in changed if name in self._live]
-        for apply in dict.fromkeys(self._live[name] for name in applied):
+        applied = [name for name in changed if name in self.live]
+        for apply in dict.fromkeys(self.live[name] for name in applied):
             apply(new)
-        news = ", ".join(f"{option_of(name)} {_shown(self.config, name)} -> {_shown(new, name)}" for name in applied)
+        news = ", ".join(f"{option_of(name)} {shown(self.config, name)} -> {shown(new, name)}" for name in applied)
         log.log(NOTICE, "configuration read again: %s", news or "nothing changes")
         for name in changed:
-            if name not in self._live:
+            if name not in self.live:
                 # Not the value: not everything is meant for a log.
                 log.warning("%s has changed, which takes a restart to have an effect", option_of(name))
         self.config = new
 
 
-def _shown(config: Config, field: str) -> str:
+def shown(config: Config, field: str) -> str:
+    """The value of a field in the words of the option; SET where its type does not say that it may be seen."""
     value = getattr(config, field)
-    if isinstance(value, tuple):
+    if isinstance(value, ListenEndpoint):
+        return f"[{value.address}]:{value.port}" if ":" in value.address else f"{value.address}:{value.port}"
+    if type(value) is tuple:
         return ",".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "on" if value else "off"
-    return str(getattr(value, "name", value)).lower()
+    if isinstance(value, Learning):
+        return value.name.lower()
+    if value is None:
+        return "none"
+    return str(value) if isinstance(value, str | int) else SET

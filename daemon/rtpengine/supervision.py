@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
@@ -14,11 +15,13 @@ class Supervisor:
     def __init__(self) -> None:
         self._status = ""
         self.watchdog_s = _watchdog_s()
-        """How often :meth:`alive` is to be called, in seconds; None where nobody waits for it."""
+        """How often there has to be a sign of life, in seconds; None where nobody waits for it."""
 
-    def alive(self) -> None:
-        """The main loop is still at work."""
-        notify("WATCHDOG=1")
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell again and again that the main loop is at work, which it is as long as it calls this."""
+        if self.watchdog_s is not None:
+            notify("WATCHDOG=1")
+            loop.call_later(self.watchdog_s, self.watch, loop)
 
     def status(self, text: str) -> None:
         """What ``systemctl status`` shows; told only when it changes."""

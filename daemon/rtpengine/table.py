@@ -168,7 +168,7 @@ class CallTable:
                 self._check(call, now)
 
     def _check(self, call: Call, now: float) -> None:
-        expiry = self._expiry(call)
+        expiry = self.expiry(call)
         if call.ends_at is not None and call.ends_at <= now:
             self.end(call, "deleted", now)
         elif expiry <= now:
@@ -266,16 +266,19 @@ class CallTable:
             # By name: the entry of a deleted call must not keep all of it in memory until its time comes.
             heapq.heappush(self._checks, (when, call.call_id))
 
-    def _expiry(self, call: Call) -> float:
+    def expiry(self, call: Call) -> float:
         """When the call is dead unless more packets arrive: when its longest-living stream is."""
         expiry = call.last_signal + self.limits.timeout_s
         for _, media, other in call.medias():
-            limit = self.limits.timeout_s if media_expected(media, other) else self.limits.silent_timeout_s
             for ports in media.ports.open_sets():
                 for stream in ports.streams:
-                    heard = self.transport.last_packet(stream)
-                    expiry = max(expiry, max(heard, call.last_signal) + limit)
+                    expiry = max(expiry, self.stream_expiry(call, media, other, stream))
         return expiry
+
+    def stream_expiry(self, call: Call, media: Media, other: Media, stream: int) -> float:
+        """When a stream of ``media`` is dead unless another packet arrives."""
+        limit = self.limits.timeout_s if media_expected(media, other) else self.limits.silent_timeout_s
+        return max(self.transport.last_packet(stream), call.last_signal) + limit
 
     def _close_retired(self, call: Call, now: float) -> None:
         for media_ports in call.media_ports:

@@ -190,7 +190,33 @@ def test_media_in_the_kernel_keeps_a_call_alive(phones: Phones, proc: FakeProc) 
     phones.talk(1)
     phones.tick(4)
     (call,) = phones.daemon.table
-    before = phones.daemon.table._expiry(call)
+    before = phones.daemon.table.expiry(call)
     proc.tables[3].forward(phones.ports["alice"], count=1)
     phones.tick(5)
-    assert phones.daemon.table._expiry(call) > before
+    assert phones.daemon.table.expiry(call) > before
+
+
+def test_an_operator_is_told_the_path(phones: Phones, proc: FakeProc) -> None:
+    phones.talk(1)
+    phones.tick(0)
+    before = {stream["reason"] for stream in told(phones) if stream["component"] == "RTP"}
+    phones.tick(4)
+    proc.tables[3].forward(phones.ports["alice"], count=9)
+    rtp_of = {stream["tag"]: stream for stream in told(phones) if stream["component"] == "RTP"}
+    assert before == {"not looked at yet"}
+    assert {(stream["path"], stream["reason"]) for stream in rtp_of.values()} == {("kernel", "")}
+    assert rtp_of["alice"]["packets"] == 10
+    assert rtp_of["alice"]["accepted"] == f"127.0.0.1:{phones.alice.getsockname()[1]}"
+    phones.tick(5)
+    assert phones.daemon._operate(["list", "totals"])["kernel_packets"] == 9
+    events = [event["event"] for event in phones.daemon._operate(["why", "c"])["events"]]
+    kinds = ["offer", "answer", "source", "source", "handed", "handed"]
+    assert [event.split()[0] for event in events] == kinds
+    with udp_socket() as elsewhere:
+        phones.say("offer", elsewhere)
+    events = [event["event"] for event in phones.daemon._operate(["why", "c"])["events"]]
+    assert [event for event in events[6:] if event.startswith("taken back")] == ["taken back from the kernel"] * 2
+
+
+def told(phones: Phones) -> list[dict[str, Any]]:
+    return list(phones.daemon._operate(["why", "c"])["streams"])

@@ -63,6 +63,7 @@ DEFAULTS = Config(
     config_section="rtpengine",
     b2b_url=None,
     listen_http=None,
+    listen_cli=None,
     http_allow=(),
     http_name=(),
     redis=None,
@@ -125,6 +126,8 @@ OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("num-threads", "", str(MAX_WORKERS), {"num_threads": MAX_WORKERS}),
     ("poll-pause", "", "0", {"poll_pause_us": 0}),
     ("poll-pause", "", str(MAX_PAUSE_US), {"poll_pause_us": MAX_PAUSE_US}),
+    ("listen-cli", "", "9900", {"listen_cli": ListenEndpoint("127.0.0.1", 9900)}),
+    ("listen-cli", "", "[::1]:9900", {"listen_cli": ListenEndpoint("::1", 9900)}),
     ("listen-http", "", "8080", {"listen_http": ListenEndpoint("127.0.0.1", 8080)}),
     ("listen-http", "", "127.9.9.9:1", {"listen_http": ListenEndpoint("127.9.9.9", 1)}),
     ("listen-http", "", "[::1]:65535", {"listen_http": ListenEndpoint("::1", 65535)}),
@@ -303,6 +306,8 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         ],
         # HTTP
         *[([f"--listen-http={text}"], "--listen-http: ") for text in ("", "0", "65536", "x", "localhost:80", "::1:5")],
+        *[([f"--listen-cli={text}"], "--listen-cli: ") for text in ("", "0", "65536", "x", "::1:5")],
+        (["--listen-cli=0.0.0.0:9900"], "--listen-cli: :: is not on loopback, say whom to serve with --control-allow"),
         (["--listen-http=0.0.0.0:80"], "--listen-http: :: is not on loopback, say whom to serve with --http-allow"),
         (["--listen-http=192.0.2.1:80", "--http-name=a"], "--listen-http: 192.0.2.1 is not on loopback, say whom "),
         (["--http-allow=192.0.2.0/24"], "--http-allow: needs --listen-http"),
@@ -355,6 +360,12 @@ def test_http_beyond_this_host() -> None:
     assert config.http_warning(config.parse([*LEAST, "--listen-http=80", "--http-allow=::/0"])) is None
     assert config.http_warning(DEFAULTS) is None
     assert "listen-http" not in result.listeners, "it serves those who are named, not who may control calls"
+
+
+def test_the_port_of_the_tool_may_be_elsewhere_for_those_who_are_named() -> None:
+    result = config.parse([*LEAST, "--listen-cli=192.0.2.1:9900", "--control-allow=192.0.2.0/24"])
+    assert result.listen_cli == ListenEndpoint("192.0.2.1", 9900)
+    assert not result.control_allow_implied and "listen-cli" not in result.listeners
 
 
 def test_one_open_control_port_is_enough_to_warn() -> None:

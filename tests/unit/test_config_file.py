@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rtpengine import config, config_file
 from rtpengine.config import Config, ListenEndpoint
@@ -154,6 +156,34 @@ def test_a_mistake_ends_start_up(read: Reader, file: Path, capsys: pytest.Captur
         config.parse([f"--config-file={file}"])
     assert end.value.code == config.EXIT_FAILURE
     assert capsys.readouterr().err == f"rtpengine: {file} line 2: neither KEY = VALUE nor [section]\n"
+
+
+WORDS = [
+    b"tos",
+    b"184",
+    b"=",
+    b" ",
+    b"\n",
+    b";",
+    b"#",
+    b"[rtpengine]",
+    b"[DEFAULT]",
+    b"none",
+    b"ip",
+    b"\xff",
+    b"[",
+    b"]",
+]
+
+
+@given(data=st.binary(max_size=100) | st.lists(st.sampled_from(WORDS), max_size=30).map(b"".join))
+def test_any_file_is_accepted_or_refused_in_one_line(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.conf"
+    path.write_bytes(b"[rtpengine]\n" + LEAST.encode() + data)
+    try:
+        assert config.load([f"--config-file={path}"]).config_file == str(path)
+    except config.ConfigError as error:
+        assert re.fullmatch("[ -~]+", str(error))
 
 
 def test_which_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,16 @@ from rtpengine import (
     bencode,
     config,
     control,
+    control_cli,
     control_tcp,
     counts,
+    ctl,
+    history,
     metrics,
     ng,
     ng_keys,
     openser,
+    operations,
     ports,
     process,
     rtpproxy,
@@ -38,6 +42,7 @@ from rtpengine.__main__ import FEW_DESCRIPTORS
 from rtpengine.call import RETIREMENT_S
 from rtpengine.media import Endpoint, Learning, PortSet, Quality, StreamState
 from rtpengine.openser_service import OpenserService
+from rtpengine.operator_commands import usage
 from rtpengine.packetpath import DROP_REASONS
 from rtpengine.recognize import name_protocol
 from rtpengine.rtpproxy_service import RtpproxyService
@@ -51,6 +56,7 @@ README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs" / "ng-protocol.md").read_text()
 MEDIA = (ROOT / "docs" / "media.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
+OPERATING = (ROOT / "docs" / "operating.md").read_text()
 OLDER = (ROOT / "docs" / "older-protocols.md").read_text()
 HTTP = (ROOT / "docs" / "http.md").read_text()
 UDP, TCP = OLDER.partition("\n## rtpproxy over UDP\n")[2].split("\n## mediaproxy over TCP\n")
@@ -74,7 +80,7 @@ DEFAULTS = {
     "ip": "mandatory",
     **dict.fromkeys(("listen-tcp", "listen-udp", "listen-ng", "redis", "redis-db", "b2b-url"), "none"),
     "redis-instance": "`--ip`, `--port-min`",
-    **dict.fromkeys(("listen-http", "http-allow", "http-name"), "none"),
+    **dict.fromkeys(("listen-cli", "listen-http", "http-allow", "http-name"), "none"),
     "advertised-ip": "as `--ip`",
     "advertised-ip6": "as `--ip6`",
     "num-threads": "one per CPU",
@@ -259,6 +265,14 @@ NUMBERS = [
     (README, f"more than {ng_keys.MAX_IDENTIFIER} bytes"),
     (README, f"(up to {max(process._OPEN_FILES)})"),
     (README, f"fewer than {FEW_DESCRIPTORS} files"),
+    (OPERATING, f"| Line | {control_cli.MAX_LINE} bytes |"),
+    (OPERATING, f"| Connections | {control_cli.MAX_CONNECTIONS}; "),
+    (OPERATING, f"| Silence | {control_cli.IDLE_S:.0f} seconds |"),
+    (OPERATING, f"| Reply that is not read | {control_cli.SLOW_S:.0f} seconds |"),
+    (OPERATING, f"the newest {operations.TOP_CALLS} calls"),
+    (OPERATING, f"the first {history.KEPT_FIRST} and the latest {history.MAX_EVENTS - history.KEPT_FIRST} are kept"),
+    (OPERATING, f"(127.0.0.1, {ctl.DEFAULT_PORT})"),
+    (README, f"--listen-cli={ctl.DEFAULT_PORT}"),
     (PROTOCOL, f"| Request | {ng.MAX_REQUEST} bytes |"),
     (PROTOCOL, f"| Reply | {ng.MAX_REPLY} bytes; "),
     (PROTOCOL, f"| {ng.MAX_COOKIE} bytes each |"),
@@ -294,6 +308,11 @@ NUMBERS = [
 @pytest.mark.parametrize(("document", "phrase"), NUMBERS, ids=[phrase for _, phrase in NUMBERS])
 def test_numbers_are_those_of_the_code(document: str, phrase: str) -> None:
     assert phrase in re.sub(r"\s+", " ", document)
+
+
+def test_each_command_of_the_tool_has_its_row() -> None:
+    listed = [row.replace("\\|", "|") for row in section(OPERATING, "Commands").splitlines() if row.startswith("| `")]
+    assert listed == [f"| `{entry['command']}` | {entry['does']} |" for entry in usage()]
 
 
 def test_sizing_counts_the_default_range() -> None:

@@ -102,9 +102,10 @@ def test_what_was_set_meanwhile_stays(running: Running) -> None:
 
 
 def test_every_live_field_is_one_of_the_configuration(running: Running) -> None:
-    assert set(running.daemon._live()) <= {field.name for field in fields(Config)}
+    live = running.daemon.reloader.live
+    assert set(live) <= {field.name for field in fields(Config)}
     options = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
-    assert {option_of(name) for name in running.daemon._live()} <= options
+    assert {option_of(name) for name in live} <= options
 
 
 def test_a_daemon_that_was_not_told_how_to_read_again_changes_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -30,12 +31,26 @@ def test_what_is_told(systemd: socket.socket) -> None:
     supervisor.status("2 calls")
     supervisor.reloading()
     supervisor.reloaded()
-    supervisor.alive()
     supervisor.stopping()
-    told = [systemd.recv(1000).decode() for _ in range(6)]
+    told = [systemd.recv(1000).decode() for _ in range(5)]
     assert told[:2] == ["STATUS=1 calls", "STATUS=2 calls"]
     assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", told[2])
-    assert told[3:] == ["READY=1", "WATCHDOG=1", "STOPPING=1\nSTATUS="]
+    assert told[3:] == ["READY=1", "STOPPING=1\nSTATUS="]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_signs_of_life(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    if wanted:
+        monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    supervisor = Supervisor()
+    loop = asyncio.new_event_loop()
+    supervisor.watch(loop)
+    loop.call_later(0.1, loop.stop)
+    loop.run_forever()
+    loop.close()
+    supervisor.stopping()
+    told = [systemd.recv(1000).decode() for _ in range(3 if wanted else 1)]
+    assert told == (["WATCHDOG=1"] * 3 if wanted else ["STOPPING=1\nSTATUS="])
 
 
 @pytest.mark.parametrize(

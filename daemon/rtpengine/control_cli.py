@@ -1,0 +1,150 @@
+"""The port of rtpengine-ctl: one line in, one line of JSON out, as often as the client likes.
+
+A request is a JSON list of words, or plain words divided by blanks, as ``nc`` sends them. The reply is an object with
+``result`` ``ok`` and ``data``, or ``result`` ``error`` and ``reason``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Callable, Collection
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+from rtpengine import ProtocolError
+
+log = logging.getLogger(__name__)
+
+# Six bytes for each character of the longest call-id, which JSON may need, and the words around it.
+MAX_LINE = 8_192
+MAX_CONNECTIONS = 32
+IDLE_S = 300.0
+# Who does not read a reply for so long is dropped.
+SLOW_S = 10.0
+
+Execute = Callable[[list[str]], Any]
+
+
+class Server:
+    """Listens until closed. This host is served, and clients within ``allowed``; others count in ``refused``.
+
+    ``execute`` runs a command and returns plain values, or raises ProtocolError with the reason for the client.
+    """
+
+    def __init__(self, execute: Execute, allowed: Collection[IPv4Network | IPv6Network] = ()) -> None:
+        self.allowed = allowed
+        self.refused = 0
+        self._execute = execute
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Serve on a bound socket, which then belongs to the server."""
+        self._listener = await asyncio.start_server(self._on_connection, sock=sock, limit=MAX_LINE)
+
+    def close(self) -> None:
+        """Stop listening and drop all connections; a second call does nothing."""
+        if self._listener is not None:
+            self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            if self._admits(writer):
+                await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # by close(); the server's own callback would log it
+        except (OSError, TimeoutError):
+            pass  # gone, idle or too slow
+        except Exception:
+            log.exception("internal error on the port of --listen-cli")
+        finally:
+            await _end(writer)
+            self._tasks.discard(task)
+
+    def _admits(self, writer: asyncio.StreamWriter) -> bool:
+        source = writer.get_extra_info("peername")
+        address = ip_address(source[0].partition("%")[0].removeprefix("::ffff:")) if source else None
+        if address is None or len(self._tasks) > MAX_CONNECTIONS:
+            return False
+        if address.is_loopback or any(address in network for network in self.allowed):
+            return True
+        self.refused += 1
+        return False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                # not wait_for(): before Python 3.12 it can swallow what close() does
+                async with asyncio.timeout(IDLE_S):
+                    line = await reader.readline()
+            except ValueError:
+                await self._reply(writer, _error(f"the line is longer than {MAX_LINE} bytes"))
+                return
+            if not line.endswith(b"\n"):  # half a line is no request
+                return
+            await self._reply(writer, self._answer(line))
+
+    async def _reply(self, writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:
+        writer.write(json.dumps(reply).encode() + b"\n")
+        try:
+            async with asyncio.timeout(SLOW_S):
+                await writer.drain()
+        except TimeoutError:
+            log.info("dropped a client of --listen-cli, which does not read")
+            writer.transport.abort()
+            raise
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            words = _words(line)
+            return {"result": "ok", "data": self._execute(words)}
+        except ProtocolError as error:
+            return _error(str(error))
+        except Exception:
+            log.exception("internal error on a command of rtpengine-ctl")
+            return _error("internal error, the log has the details")
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    """Close a connection when the client has read what there is for it, or has had time to."""
+    writer.close()
+    try:
+        async with asyncio.timeout(SLOW_S):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        writer.transport.abort()
+
+
+def bind(address: str, port: int) -> socket.socket:
+    """A TCP socket for :meth:`Server.listen`, of both families on ``::``; OSError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, port), family=family, backlog=16, dualstack_ipv6=address == "::")
+
+
+def _words(line: bytes) -> list[str]:
+    """What a request says, as text that may hold bytes which are no UTF-8, as call-ids do."""
+    text = line.decode(errors="surrogateescape").strip()
+    if not text.startswith("["):
+        words = text.split()
+    else:
+        try:
+            words = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ProtocolError("neither words nor a JSON list of words") from None
+        if not all(isinstance(word, str) for word in words):
+            raise ProtocolError("neither words nor a JSON list of words")
+    if not words:
+        raise ProtocolError("no command; usage lists them all")
+    return words
+
+
+def _error(reason: str) -> dict[str, Any]:
+    return {"result": "error", "reason": reason}
