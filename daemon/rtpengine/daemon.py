@@ -117,7 +117,13 @@ class Daemon:
         self._supervisor = Supervisor()
         self.persistence = self._open_persistence(config)
         around = operator_host.host(
-            self.transport, self.path, self.offload, lambda: self.reloader.config, self._started, forwarding
+            self.transport,
+            self.path,
+            self.offload,
+            lambda: self.reloader.config,
+            self._started,
+            forwarding,
+            lambda: self.persistence.state if self.persistence is not None else None,
         )
         self.operations = Operations(self.table, self.calls, around)
         self.cli_socket = sockets.get("listen-cli")

@@ -57,7 +57,8 @@ class Host:
     """The process around the calls, as far as operators ask for it.
 
     ``userspace`` is why no stream can be in the kernel, "" where some can. ``parameters`` are the options in force, by
-    name, without anything secret. ``drain_limit_s`` is for drains that name none.
+    name, without anything secret. ``drain_limit_s`` is for drains that name none. ``redis`` tells how the storage is,
+    None where no calls are stored.
     """
 
     started: float
@@ -70,6 +71,7 @@ class Host:
     set_level: Callable[[int], None]
     debug: Callable[[str, bool], None]
     is_debugged: Callable[[str], bool]
+    redis: Callable[[], str | None] = lambda: None
 
 
 class Operations:
@@ -96,6 +98,7 @@ class Operations:
             "drain_ends_in_s": None if admission.deadline is None else max(0.0, admission.deadline - now),
             "forwarding": "userspace" if self.host.userspace else "kernel",
             "forwarding_reason": self.host.userspace,
+            "redis": self.host.redis(),
             "log_level": self.host.level(),
             "interfaces": self.interfaces(),
             "packets": traffic.packets,

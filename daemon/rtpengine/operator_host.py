@@ -29,8 +29,12 @@ def host(
     configuration: Callable[[], Config],
     started: float,
     forwarding: str,
+    redis: Callable[[], str | None],
 ) -> Host:
-    """``configuration`` tells the one in force; ``forwarding`` is the line that start-up logs about the kernel."""
+    """``configuration`` tells the one in force; ``forwarding`` is the line that start-up logs about the kernel.
+
+    ``redis`` tells how the storage is, None without one.
+    """
     return Host(
         started=started,
         userspace="" if offload is not None else forwarding.removeprefix("forwarding in userspace, since "),
@@ -42,6 +46,7 @@ def host(
         set_level=log.set_level,
         debug=log.debug_call,
         is_debugged=log.is_debugged,
+        redis=redis,
     )
 
 

@@ -73,6 +73,7 @@ class CallTable:
     def adopt(self, call: Call, now: float) -> None:
         """Take a call in that another process had: it is looked after from now on, and as if signalled just now."""
         self._calls[call.call_id] = call
+        call.history.note(now, "taken over from another process")
         self._look_after(call, now)
         if call.ends_at is not None:
             self._check_at(call, call.ends_at)

@@ -6,6 +6,7 @@ import pytest
 from fakes import TOOLS, FakeTransport
 
 from rtpengine import ProtocolError, ResourceError
+from rtpengine.call import Call
 from rtpengine.history import KEPT_FIRST, MAX_EVENTS, Event, History
 from rtpengine.media import Endpoint, Learning, MediaOffer, Signalling
 from rtpengine.table import CallTable, Limits
@@ -56,6 +57,11 @@ def test_signalling_is_remembered(table: CallTable) -> None:
         (5.0, 0, 'offer from tag "a\'\\n" refused: Ran out of ports'),
         (6.0, 0, "deleted, ends in 9 seconds"),
     ]
+
+
+def test_a_call_of_another_process_says_so(table: CallTable) -> None:
+    table.adopt(Call("c", 1.0, Learning.HEURISTIC, table.transport, TOOLS), 2.0)
+    assert events(table) == [(2.0, 0, "taken over from another process")]
 
 
 def test_branches_and_moves_are_remembered(table: CallTable) -> None:

@@ -103,6 +103,7 @@ def test_status(stage: Stage) -> None:
         "drain_ends_in_s": None,
         "forwarding": "kernel",
         "forwarding_reason": "",
+        "redis": None,
         "log_level": 6,
         "interfaces": [
             {

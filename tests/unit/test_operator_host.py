@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -93,6 +94,12 @@ def test_no_secret_among_the_parameters() -> None:
         # what a file with a password has become, whatever the option is called
         assert parameters(dataclasses.replace(made, pidfile=value))["pidfile"] == "(set)"  # type: ignore[arg-type]
     assert (shown["b2b-url"], shown["listen-tcp"]) == ("http://192.0.2.1/x", "[::1]:5")
+
+
+def test_the_storage_is_part_of_the_status(daemon: Daemon) -> None:
+    assert daemon._operate(["status"])["redis"] is None
+    daemon.persistence = SimpleNamespace(state="in step", ended=lambda call_id: None)  # type: ignore[assignment]
+    assert daemon._operate(["status"])["redis"] == "in step"
 
 
 def test_a_drain_by_signal_takes_the_limit_of_the_configuration(daemon: Daemon) -> None:
