@@ -46,6 +46,7 @@ from rtpengine.transport import PacketTransport
 if TYPE_CHECKING:
     from rtpengine.persistence import Persistence
     from rtpengine.web import WebServer
+    from rtpengine.website import Website
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +103,6 @@ class Daemon:
             for option, sock in sockets.items()
             if option in ("listen-ng", "listen-udp")
         ]
-        self.http_socket = sockets.get("listen-http")
-        self.web: WebServer | None = self._web_server(config) if self.http_socket is not None else None
         self._ticked = time.monotonic()
         self.tcp_socket = sockets.get("listen-tcp")
         openser = OpenserService(self.table, lambda: self._last_second)
@@ -126,6 +125,9 @@ class Daemon:
             lambda: self.persistence.state if self.persistence is not None else None,
         )
         self.operations = Operations(self.table, self.calls, around)
+        self.http_socket = sockets.get("listen-http")
+        self.website: Website | None = None
+        self.web: WebServer | None = self._web_server(config) if self.http_socket is not None else None
         self.cli_socket = sockets.get("listen-cli")
         self.cli = control_cli.Server(self._operate, controllers(config))
         live = Live(self.table, self.ng, self.listeners, self.tcp, self.cli, self.web)
@@ -142,9 +144,9 @@ class Daemon:
 
     def _web_server(self, config: Config) -> WebServer:
         # not before they are wanted: see there
-        from rtpengine import website
         from rtpengine.metrics import Parts
-        from rtpengine.web import Health
+        from rtpengine.web import Health, WebServer
+        from rtpengine.website import Website
 
         parts = Parts(
             path=self.path,
@@ -157,7 +159,8 @@ class Daemon:
             started=self._started,
             now=time.monotonic,
         )
-        return website.build(guard(config), self.ng, Health(self._failing, self._unready), parts)
+        self.website = Website(parts, self.operations)
+        return WebServer(guard(config), self.ng, Health(self._failing, self._unready), self.website.pages())
 
     def _open_persistence(self, config: Config) -> Persistence | None:
         if config.redis_server is None:
@@ -267,6 +270,8 @@ class Daemon:
         self._supervise(now)
         stats = self.path.stats()
         self.sampler.tick(self.table, stats.quality, now)
+        if self.website is not None:
+            self.website.tick(stats, now)
         totals = (stats.bytes, stats.errors)
         self._last_second = (totals[0] - self._totals[0], totals[1] - self._totals[1])
         self._totals = totals

@@ -157,6 +157,7 @@ class Totals:
 # When in 0.1 s, packets, loss in 1/65535, jitter in 0.1 ms, MOS in 0.01
 _PACKED = Struct("=IHHHH")
 _MOST = 0xFFFF
+_NOTHING = Sample(0.0, 0, 0.0, 0.0, None)
 
 
 class Track:
@@ -209,10 +210,15 @@ class Track:
             if self.worst is None or mos < (self.worst.mos or 0):
                 self.worst = sample
 
-    def samples(self) -> Iterator[Sample]:
-        """Those that are remembered, the oldest first; rounded."""
-        for at, packets, loss, jitter_ms, mos in _PACKED.iter_unpack(self._ring):
+    def samples(self, count: int = SAMPLES) -> Iterator[Sample]:
+        """The last ``count`` of those that are remembered, the oldest first; rounded."""
+        for at, packets, loss, jitter_ms, mos in _PACKED.iter_unpack(self._ring[-count * _PACKED.size :]):
             yield Sample(at / 10, packets, loss / _MOST, jitter_ms / 10, mos / 100 or None)
+
+    @property
+    def latest(self) -> Sample:
+        """The last sample, rounded; one without packets before the first."""
+        return next(self.samples(1), _NOTHING)
 
     @property
     def silent(self) -> bool:

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from aiohttp import hdrs, web
@@ -63,7 +64,7 @@ class Content(NamedTuple):
 
     body: bytes
     type: str
-    headers: dict[str, str]
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class Health(NamedTuple):
@@ -73,8 +74,8 @@ class Health(NamedTuple):
     unready: Callable[[], str]
 
 
-Page = Callable[[dict[str, str]], Content | None]
-"""Makes the answer to a GET from the fields of its query string."""
+Page = Callable[[dict[str, str], float, float], Content | None]
+"""Makes the answer to a GET from the fields of its query string, the monotonic time and UNIX time."""
 
 
 class _Connection(asyncio.Protocol):
@@ -151,7 +152,7 @@ class WebServer:
         guard: Guard,
         ng: NgAnswerer,
         health: Health,
-        pages: dict[str, Page],
+        pages: Mapping[str, Page],
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -236,7 +237,7 @@ class WebServer:
         async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
             return await self._around(request, handler)
 
-        application = web.Application(middlewares=[around], client_max_size=MAX_BODY)
+        application = web.Application(middlewares=[around], client_max_size=MAX_BODY + 1)
         application.router.add_get("/ping", self._ping)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
@@ -294,13 +295,10 @@ class WebServer:
 
     def _get(self, page: Page) -> Handler:
         async def answer(request: web.Request) -> web.Response:
-            content = page(dict(request.query))
+            content = page(dict(request.query), self.monotonic(), self._wall())
             if content is None:
                 return _text(404, "Not Found")
-            headers = {hdrs.CONTENT_TYPE: content.type, **content.headers}
-            response = web.Response(body=content.body, headers=headers)
-            response.enable_compression()
-            return response
+            return web.Response(body=content.body, headers={hdrs.CONTENT_TYPE: content.type, **content.headers})
 
         return answer
 
@@ -346,9 +344,13 @@ def _source(request: web.Request) -> str:
 
 async def _body(request: web.Request) -> bytes:
     try:
-        return await request.read()
+        body = await request.read()
     except (web.RequestPayloadError, ConnectionError):  # bad chunks, or the client has gone
         raise web.HTTPBadRequest from None
+    # aiohttp has changed its mind on whether a limit may be reached
+    if len(body) > MAX_BODY:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY, len(body))
+    return body
 
 
 def _text(status: int, text: str) -> web.Response:

@@ -9,6 +9,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "system"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 
-from systemlab.fixtures import call, daemon, lab, party
+from systemlab.fixtures import call, daemon, lab, party, start
 
-__all__ = ["call", "daemon", "lab", "party"]
+__all__ = ["call", "daemon", "lab", "party", "start"]

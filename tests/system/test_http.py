@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 from systemlab.daemon import Daemon, wait_until
+from systemlab.fixtures import MakeParty
+from systemlab.media import Dialogue
 from systemlab.netns import Lab
 
 PORT = 8080
@@ -22,10 +25,10 @@ README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 EXAMPLE = README.partition("\n## A first call by hand\n")[2].partition("\n## ")[0]
 
 
-def ask(lab: Lab, method: str, path: str, *, address: str = "127.0.0.1", **fields: Any) -> tuple[int, str]:
+def ask(lab: Lab, method: str, path: str, *, port: int = PORT, **fields: Any) -> tuple[int, str]:
     """Status and body of one request from the relay's host."""
     with lab.relay.inside():
-        connection = http.client.HTTPConnection(address, PORT, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.connect()
     try:
         connection.request(method, path, **fields)
@@ -92,6 +95,22 @@ def test_strangers_are_disconnected(lab: Lab, start: Callable[..., Daemon]) -> N
     post = b"POST /ng HTTP/1.1\r\nHost: media.example\r\nContent-Length: 1\r\n\r\n1"
     assert exchange(named, post).startswith(b"HTTP/1.1 403 ")
     assert wait_until(lambda: "kept out 1 requests" in daemon.log, 30)
+
+
+def test_a_drain_is_told(lab: Lab, start: Callable[..., Daemon], party: MakeParty) -> None:
+    daemon = start("--listen-http=127.0.0.1:8083")
+    call = Dialogue(daemon.ng, party(lab.a), party(lab.b)).place()
+    daemon.signal(signal.SIGRTMIN)
+    assert wait_until(lambda: ask(lab, "GET", "/readyz", port=8083) == (503, "draining\n"), 30)
+    assert ask(lab, "GET", "/healthz", port=8083) == (200, "ok\n")
+    body = json.dumps({"command": "offer", "call-id": "new", "from-tag": "x", "sdp": call.caller.sdp()})
+    status, reply = ask(lab, "POST", "/ng-plain", port=8083, body=body, headers={"Content-Type": "application/json"})
+    assert (status, json.loads(reply)["result"]) == (200, "error")
+    metrics = ask(lab, "GET", "/metrics", port=8083)[1]
+    assert "rtpengine_draining 1.0" in metrics
+    assert 'rtpengine_closed_sessions_total{reason="rejected"} 1.0' in metrics
+    call.delete()
+    assert wait_until(lambda: not daemon.alive, 30) and daemon.process.returncode == 0
 
 
 def test_a_client_that_stalls_is_dropped(lab: Lab, daemon: Daemon) -> None:

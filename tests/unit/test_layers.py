@@ -23,6 +23,7 @@ LAYERS = {
             "table",
             "admission",
             "counts",
+            "status",
             "history",
             "why",
             "operations",

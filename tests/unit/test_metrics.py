@@ -152,7 +152,7 @@ def scraped() -> Iterator[str]:
         daemon.ng.answer(b"1", b"d7:command4:pinge", "127.0.0.1", 1.0, 1.0)
         daemon.table.offer("c", "a", said("127.0.0.1"), Signalling(), 1.0)
         assert daemon.web is not None
-        content = daemon.web._pages["/metrics"]({})
+        content = daemon.web._pages["/metrics"]({}, 1.0, 1.0)
         assert content is not None and content.type == metrics.CONTENT_TYPE
         yield content.body.decode()
         daemon.table.end(daemon.table.find("c"), "deleted", 2.0)
