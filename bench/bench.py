@@ -41,6 +41,7 @@ OUR_COMMAND = (
     # the default is offered first; F8 is off unless it is named
     " --srtp-suites=AES_CM_128_HMAC_SHA1_80,AEAD_AES_128_GCM,F8_128_HMAC_SHA1_80"
 )
+OUR_HTTP = " --listen-http={http}"
 # The older protocols cannot say in a delete, as ng does, that the call shall not be kept for 30 s.
 PEER_COMMAND = (
     "/usr/bin/rtpengine --config-file=none --foreground --log-stderr --log-level=3 --table=-1"
@@ -51,7 +52,7 @@ PEER_TCP = " --listen-tcp={tcp}"
 # The peer starts as many threads as the machine has CPUs, on the one that it gets here. One is
 # better for it mostly; where it is not, the other counts. One round has to do for that.
 STANDARD = [
-    Target(OURS, OUR_COMMAND),
+    Target(OURS, OUR_COMMAND, http=OUR_HTTP),
     Target(PEERS[0], PEER_COMMAND + PEER_TCP + " --num-threads=1"),
     Target(
         PEERS[1], PEER_COMMAND, rounds=1, lacks="with several threads it leaves TCP commands unanswered now and then"
@@ -68,7 +69,7 @@ def numbers(text: str) -> list[int]:
 def target(text: str, static: bool = False) -> Target:
     """A target as an option gives it: NAME=COMMAND."""
     name, _, command = text.partition("=")
-    return Target(name, command, static)
+    return Target(name, command, static, http=OUR_HTTP if name == OURS else "")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -78,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     ap.add_argument("--static", action="append", default=[], metavar="NAME=CMD")
     ap.add_argument("--vs", action="store_true", help="two targets in alternation, ratios first/second")
     ap.add_argument("--rounds", type=int, help="repetitions of everything (default 1; 3 to compare)")
-    ap.add_argument("--scenarios", default="a,b,c,d,f,g,h,o,s,u", help=f"of {','.join(SCENARIOS)}")
+    ap.add_argument("--scenarios", default="a,b,c,d,f,g,h,o,s,u,w", help=f"of {','.join(SCENARIOS)}")
     ap.add_argument("--quick", action="store_true", help="short windows: a smoke test, not a measurement")
     ap.add_argument("--cwd", help="directory to start the daemons in")
     ap.add_argument("--json", type=Path, help="write everything here (default: a file in results/)")
@@ -106,7 +107,7 @@ def add_sizes(ap: argparse.ArgumentParser) -> None:
     """The options that say how much, how long and where."""
     ap.add_argument("--levels", type=numbers, default=[500, 1000, 2000], help="calls in scenario a")
     ap.add_argument("--srtp-levels", type=numbers, default=[500], help="calls in scenarios c and f")
-    ap.add_argument("--flood-calls", type=int, default=500, help="calls in scenarios b and s")
+    ap.add_argument("--flood-calls", type=int, default=500, help="calls in scenarios b, s and w")
     ap.add_argument("--established", type=numbers, default=[100, 5000], help="calls in place during scenario d")
     ap.add_argument("--outstanding", type=numbers, default=[1, 64], help="calls in progress during d and o")
     ap.add_argument("--busy-calls", type=int, default=1000, help="running calls in scenario u")
@@ -114,6 +115,7 @@ def add_sizes(ap: argparse.ArgumentParser) -> None:
     ap.add_argument("--handshakes", type=int, default=1000, help="DTLS handshakes per window in scenario h")
     ap.add_argument("--shaking", type=int, default=32, help="of those at a time")
     ap.add_argument("--burst", type=int, default=200, help="handshakes at once beside running calls")
+    ap.add_argument("--watch", type=float, default=10.0, help="length of a window in scenario w, at least")
     ap.add_argument("--secs", type=float, default=2.0, help="length of one measured window")
     ap.add_argument("--windows", type=int, default=2, help="windows per point; the median is reported")
     ap.add_argument("--settle", type=float, default=4.0, help="seconds of unmeasured traffic before the windows")
@@ -132,7 +134,7 @@ def add_sizes(ap: argparse.ArgumentParser) -> None:
 
 def shorten(args: argparse.Namespace) -> None:
     """What --quick means: everything runs once, at every size that the targets name."""
-    args.secs, args.windows, args.settle, args.bisect, args.starts = 1.0, 1, 1.0, 3, 2
+    args.secs, args.windows, args.settle, args.bisect, args.starts, args.watch = 1.0, 1, 1.0, 3, 2, 3.0
     args.targets = [one for one in args.targets if one.name != PEERS[1]]
 
 

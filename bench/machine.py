@@ -13,6 +13,7 @@ from pathlib import Path
 IP4, IP6 = "127.0.0.1", "fd00:7e57::1"
 NG_IP, NG_PORT = "127.0.0.1", 22222
 UDP_PORT, TCP_PORT = 22223, 22224  # rtpproxy and mediaproxy, at the same address
+HTTP_PORT = 22225
 PORT_MIN, PORT_MAX = 24000, 60000
 
 

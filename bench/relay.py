@@ -25,7 +25,8 @@ class Target:
     """What is compared: a name, the command template, and whether it forwards by a map without ng.
 
     ``rounds`` bounds in how many rounds it takes part; ``scenarios``, where given, in which scenarios;
-    ``lacks``, where given, says why its command opens no port for one of the older protocols.
+    ``lacks``, where given, says why its command opens no port for one of the older protocols. ``http`` is what to add
+    to the command for metrics and a status page, where there are any.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Target:
     rounds: int = 1 << 30
     scenarios: str = ""
     lacks: str = ""
+    http: str = ""
 
 
 @dataclass
@@ -136,6 +138,7 @@ class Relay:
             "ng": f"{machine.NG_IP}:{machine.NG_PORT}",
             "udp": f"{machine.NG_IP}:{machine.UDP_PORT}",
             "tcp": f"{machine.NG_IP}:{machine.TCP_PORT}",
+            "http": f"{machine.NG_IP}:{machine.HTTP_PORT}",
             "ng_ip": machine.NG_IP,
             "ng_port": machine.NG_PORT,
             "ip4": machine.IP4,

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from handshakes import Handshakes
 from older import Mediaproxy, Rtpproxy, churn_mediaproxy, churn_rtpproxy, prove
 from relay import Relay, Target
 from report import Report, loss_percent, median
+from watchers import Watchers
 
 LATENCIES = (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999"), ("max", "max"))
 STOP_S = 7
@@ -258,6 +260,38 @@ def _report_added(report: Report, name: str, calm: list[dict[str, Any]], busy: l
             report.put(f"{name} latency {label} added", during - before, "us", "info")
 
 
+def watched(bench: Bench) -> None:
+    """What it costs to be looked at, by a status page and by Prometheus."""
+    n, args, report = bench.args.flood_calls, bench.args, bench.report
+    target = bench.target
+    if not target.http:
+        report.notes.append("watched: not measured, it has no page to look at")
+        return
+    bench.target = replace(target, command=target.command + target.http)
+    name = f"watched/{n}"
+    try:
+        with bench.load(n, "rtp") as (_, load):
+            load.run(n * 100, args.settle)
+            calm, busy, answers = [], [], []
+            for _ in range(args.windows):
+                # as long as it takes for every call to be sampled once, and for a scrape
+                calm.append(load.run(n * 100, max(args.secs, args.watch)))
+                with Watchers() as watchers:
+                    busy.append(load.run(n * 100, max(args.secs, args.watch)))
+                answers.append({"asked": watchers.asked, "failed": watchers.failed, "octets": watchers.octets})
+    finally:
+        bench.target = target
+    report.raw[name] = {"calm": calm, "busy": busy, "answers": answers}
+    report.judge(name, calm + busy)
+    if any(one["failed"] or not one["asked"] for one in answers):
+        report.wrong.append(f"{name}: questions without an answer: {answers}")
+    report.put(f"{name} loss", loss_percent(busy), "%", "lower")
+    before, during = median(calm, "cpu_us_per_pkt"), median(busy, "cpu_us_per_pkt")
+    if before and during is not None:
+        report.put(f"{name} cpu/packet added", 100 * (during / before - 1), "%", "info")
+    _report_added(report, name, calm, busy)
+
+
 def signalling(bench: Bench) -> None:
     """Offer, answer, delete and query, with few and with many calls in place; memory."""
     costs = {}
@@ -450,4 +484,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "o": older_protocols,
     "s": stall,
     "u": set_up_under_load,
+    "w": watched,
 }
