@@ -72,6 +72,7 @@ TARGETS = {
         Target("sdes", "a=crypto lines", 1024),
         Target("sdp", "offer, answer and re-offer with any body", 8192),
         Target("ng", "whole ng requests", 8192),
+        Target("json", "ng requests as JSON, and the status page's data", 8192),
     )
 }
 
