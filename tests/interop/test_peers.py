@@ -21,6 +21,8 @@ from systemlab.netns import Host, Lab
 PURE = 0.9
 PATIENCE_S = 10
 PICTURES = 10
+# RTCP comes every five seconds (RFC 3550 6.2), and a round trip takes one of each party.
+REPORTS_S = 60
 SENDER_REPORT, RTP_FEEDBACK, PAYLOAD_FEEDBACK = 200, 205, 206
 MakePeer = Callable[[str, Host], AbstractContextManager[Peer]]
 
@@ -121,6 +123,23 @@ def _assert_secure(browser: Chromium, daemon: Daemon) -> None:
     assert remote["address"] == daemon.lab.relay.address(4)
     # the other party's sender reports have reached it, so RTCP flows under SRTCP too
     assert wait_until(lambda: bool(browser.stats("remote-outbound-rtp", kind="audio")), PATIENCE_S)
+
+
+def test_reports_of_others_tell_loss_and_the_way(lab: Lab, daemon: Daemon, peer: MakePeer) -> None:
+    """Chromium and aiortc answer each other's sender reports, under keys of DTLS; what they lose is nothing here."""
+    with peer("Chromium", lab.a) as a, peer("aiortc", lab.b) as b:
+        call = Call(daemon.ng, a, b)
+        call.place()
+
+        def told() -> list[dict[str, Any]]:
+            tags = call.query()["tags"].values()
+            return [tag["medias"][0]["streams"][0].get("RTCP", {}) for tag in tags]
+
+        assert wait_until(lambda: all("round-trip time" in reports for reports in told()), REPORTS_S), call.query()
+        for reports in told():
+            assert (reports["malformed"], reports["lost"]) == (0, 0)
+            assert reports["round-trip time"] < 5_000_000
+        call.delete()
 
 
 def _assert_reported(phone: PlainPhone) -> None:
