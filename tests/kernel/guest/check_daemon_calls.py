@@ -36,7 +36,7 @@ from daemonlab import (
 from network import run
 from systemlab import stunclient
 from systemlab.dtlsside import Association, Identity
-from systemlab.media import Address, receive, rtcp_relayed, rtp
+from systemlab.media import Address, receive, rtcp_relayed, rtp, silent
 from systemlab.ngclient import drain
 from systemlab.srtpside import forged
 from systemlab.stunclient import fresh_credentials
@@ -275,6 +275,29 @@ def test_unknown_ssrc(talking: Callable[..., Call], caller: str) -> None:
     speaker.ssrc, speaker.index = first, at
     passes(speaker, listener)
     assert packets(made, speaker) == 15
+
+
+def test_hold_and_resume(talking: Callable[..., Call]) -> None:
+    """The kernel lets go of what would go to who is on hold, and of nothing else; later it has both again."""
+    made = talking("AVP", "SAVP CM128-80")
+    caller, callee = made.phones
+    caller.said_address, told = "0.0.0.0", callee.remote
+    made.place()
+    callee.remote = told  # it was told the null address too, and sends nevertheless
+    callee.talk(3)
+    assert silent([caller.rtp])
+    passes(caller, callee)
+    assert wait_for(lambda: [why for _, why in made.statuses] == ["", ON_HOLD])
+    callee.talk(3)
+    assert silent([caller.rtp])
+    caller.said_address = None
+    made.place()
+    for direction in made.directions:
+        passes(*direction)
+    assert made.goes_down()
+    for direction in made.directions:
+        passes(*direction)
+    assert [forwarded(made.host)[local].packets for local in made.locals] == [5, 5]
 
 
 def test_why_it_stays_in_userspace(daemon: Daemon) -> None:
