@@ -16,7 +16,7 @@
 
 FROM debian:bookworm-slim AS build
 RUN apt-get update
-RUN apt-get install -y --no-install-recommends ca-certificates git make
+RUN apt-get install -y --no-install-recommends ca-certificates make
 COPY . /src
 WORKDIR /src
 RUN make deb

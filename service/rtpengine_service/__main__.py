@@ -19,10 +19,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from rtpengine_service import ServiceError, defaults, forwarding
-from rtpengine_service.defaults import Service
+from rtpengine_service import ServiceError, defaults, say
+
+if TYPE_CHECKING:
+    from rtpengine_service.options import Service
 
 DAEMON = "/usr/sbin/rtpengine"
 # sysexits.h: what a restart does not mend
@@ -32,40 +34,64 @@ NOT_WANTED = 1
 
 def _condition(name: str) -> None:
     if not defaults.is_wanted(name):
-        forwarding.say(f"not started, since RUN_MEDIAPROXY is not yes in {defaults.default_file(name)}")
+        say(f"not started, since RUN_MEDIAPROXY is not yes in {defaults.default_file(name)}")
         raise SystemExit(NOT_WANTED)
 
 
-def _pidfile(service: Service) -> str:
-    return service.config.pidfile or f"/run/rtpengine/{service.name}.pid"
+def _load(name: str) -> Service:
+    # The daemon's modules take their time, and not every command needs them.
+    from rtpengine_service import options
+
+    return options.load(name)
+
+
+def _check(name: str) -> Service:
+    from rtpengine_service import options
+
+    service = _load(name)
+    for line in options.overridden(service):
+        say(line)
+    return service
+
+
+def _up(name: str) -> None:
+    from rtpengine_service import forwarding
+
+    forwarding.up(_load(name))
+
+
+def _rules(name: str) -> None:
+    from rtpengine_service import forwarding
+
+    forwarding.refresh(_load(name))
+
+
+def _down(name: str) -> None:
+    from rtpengine_service import forwarding
+
+    forwarding.down(name)
 
 
 def _run(name: str) -> NoReturn:
-    service = _told(defaults.load(name))
+    service = _check(name)
     os.execv(DAEMON, [DAEMON, *service.options, "--foreground"])
 
 
 def _start(name: str) -> NoReturn:
-    service = _told(defaults.load(name))
-    more = [f"--pidfile={_pidfile(service)}"] if service.forks else ["--foreground"]
+    service = _check(name)
+    more = [f"--pidfile={service.pidfile}"] if service.forks else ["--foreground"]
     os.execv(DAEMON, [DAEMON, *service.options, *more])
 
 
-def _told(service: Service) -> Service:
-    for line in defaults.overridden(service):
-        forwarding.say(line)
-    return service
-
-
-COMMANDS: dict[str, Callable[[str], None]] = {
+COMMANDS: dict[str, Callable[[str], object]] = {
     "condition": _condition,
-    "check": lambda name: None if _told(defaults.load(name)) else None,
-    "up": lambda name: forwarding.up(defaults.load(name)),
-    "rules": lambda name: forwarding.refresh(defaults.load(name)),
-    "down": forwarding.down,
+    "check": _check,
+    "up": _up,
+    "rules": _rules,
+    "down": _down,
     "run": _run,
     "start": _start,
-    "pidfile": lambda name: print(_pidfile(defaults.load(name))),
+    "pidfile": lambda name: print(_load(name).pidfile),
 }
 
 
@@ -77,7 +103,7 @@ def main() -> int:
     try:
         COMMANDS[sys.argv[1]](sys.argv[2])
     except ServiceError as error:
-        forwarding.say(str(error))
+        say(str(error))
         return EX_CONFIG
     return 0
 

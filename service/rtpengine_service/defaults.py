@@ -1,23 +1,20 @@
 """The default file of a service, /etc/default/NAME: variables in the shell's syntax that stand for options.
 
-Only what every shell and systemd read alike is accepted, so that a slip is an error with its line, not another meaning.
+Only what every shell reads alike is accepted, so that a slip is an error with its line, not another meaning. Nothing of
+the daemon is imported here: whether a service is wanted at all is asked often.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from rtpengine import config, config_file
 from rtpengine_service import ServiceError
 
 DEFAULT_DIRECTORY = Path("/etc/default")
-CONFIG_DIRECTORY = Path("/etc/rtpengine")
-MAIN = "ngcp-rtpengine-daemon"
 
 # In the order of the file that is shipped.
 OPTIONS = {
@@ -43,7 +40,6 @@ OPTIONS = {
     "CONFIG_SECTION": "config-section",
 }
 FLAGS = ("RUN_MEDIAPROXY", "FORK", "NO_FALLBACK", "FIREWALL")
-_YES_NO = {"yes": True, "1": True, "no": False, "0": False}
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
@@ -55,23 +51,14 @@ class Variable:
     line: int
 
 
-@dataclass(frozen=True)
-class Service:
-    """A daemon as it is to be started: ``name`` is that of its unit and its default file.
-
-    ``forks`` and ``firewall`` are what FORK and FIREWALL say; ``options`` is what the command line gets.
-    """
-
-    name: str
-    forks: bool
-    firewall: bool
-    options: tuple[str, ...]
-    config: config.Config
-
-
 def default_file(name: str) -> Path:
     """Where the variables of a service are."""
     return DEFAULT_DIRECTORY / name
+
+
+def place(path: Path, line: int) -> str:
+    """How an error says where it is; the daemon says it so, too."""
+    return f"{path} line {line}"
 
 
 def read(path: Path) -> dict[str, Variable]:
@@ -89,7 +76,7 @@ def read(path: Path) -> dict[str, Variable]:
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        name, value = _assignment(line, config_file.place(str(path), number))
+        name, value = _assignment(line, place(path, number))
         variables[name] = Variable(value, number)
     return {name: variable for name, variable in variables.items() if variable.value}
 
@@ -113,78 +100,13 @@ def _assignment(line: str, place: str) -> tuple[str, str]:
     return name, "".join(words)
 
 
-def load(name: str) -> Service:
-    """What the files of a service say, checked as the daemon will check it. Raise ServiceError."""
-    path = default_file(name)
-    variables = read(path)
-    flags = {flag: _flag(path, flag, variables) for flag in ("FORK", "NO_FALLBACK", "FIREWALL")}
-    options = [
-        f"--{option}={variables[variable].value}" for variable, option in OPTIONS.items() if variable in variables
-    ]
-    options += _own_file(name, variables)
-    if flags["NO_FALLBACK"]:
-        options.append("--no-fallback")
-    try:
-        values = config.load(options)
-    except config.OptionError as error:
-        raise ServiceError(_explain(path, variables, error)) from None
-    except config.ConfigError as error:
-        raise ServiceError(str(error)) from None
-    return Service(
-        name=name,
-        forks=flags["FORK"] is not False,
-        firewall=flags["FIREWALL"] is not False,
-        options=tuple(options),
-        config=values,
-    )
-
-
 def is_wanted(name: str) -> bool:
-    """Whether the service is to run at all; the rest of its files may be wrong. Raise ServiceError."""
+    """Whether the service is to run at all. One with a file that is wrong is: it tells what is wrong when it starts."""
     path = default_file(name)
     if not path.exists():
         return True
-    variables = read(path)
+    try:
+        variables = read(path)
+    except ServiceError:
+        return True
     return "RUN_MEDIAPROXY" in variables and variables["RUN_MEDIAPROXY"].value == "yes"
-
-
-def _flag(path: Path, name: str, variables: dict[str, Variable]) -> bool | None:
-    if name not in variables:
-        return None
-    variable = variables[name]
-    if variable.value not in _YES_NO:
-        raise ServiceError(f"{config_file.place(str(path), variable.line)}: {name}: is yes or no")
-    return _YES_NO[variable.value]
-
-
-def _own_file(name: str, variables: dict[str, Variable]) -> list[str]:
-    """An instance never reads what is meant for the main service, unless it says so."""
-    if name == MAIN or {"CONFIG_FILE", "CONFIG_SECTION"} & set(variables):
-        return []
-    own = CONFIG_DIRECTORY / f"{name.partition('@')[2]}.conf"
-    return [f"--config-file={own if own.exists() else 'none'}"]
-
-
-def _explain(path: Path, variables: dict[str, Variable], error: config.OptionError) -> str:
-    """Name the variable of an option, and its line; or the variable that is missing."""
-    variable = next((name for name, option in OPTIONS.items() if option == error.option), None)
-    if variable is None:
-        return str(error)
-    if variable in variables:
-        return f"{config_file.place(str(path), variables[variable].line)}: {variable}: {error.reason}"
-    return f"{path}: {variable} (or {error.option} in the configuration file): {error.reason}"
-
-
-def overridden(service: Service) -> list[str]:
-    """A line for each key of the configuration file that has no effect, since a variable says otherwise."""
-    path = service.config.config_file
-    if path is None or not os.path.exists(path):
-        return []
-    by_option = {option: name for name, option in OPTIONS.items()}
-    given = {option.partition("=")[0].removeprefix("--"): option.partition("=")[2] for option in service.options}
-    return [
-        f"{config_file.place(path, setting.line)}: {setting.key} has no effect, "
-        f"since {by_option[setting.key]} is set in {default_file(service.name)}"
-        for setting in config_file.read(path, service.config.config_section)
-        if setting.key in by_option and setting.key in given and given[setting.key] != setting.value
-    ]

@@ -11,9 +11,12 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rtpengine.config import Config
 from rtpengine_service import ServiceError
+
+if TYPE_CHECKING:
+    from rtpengine.config import Config
 
 CHAIN = "mediaproxy"
 # Marks the jump as ours; services have other names.

@@ -11,14 +11,16 @@ import fcntl
 import grp
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rtpengine_service import ServiceError, firewall
-from rtpengine_service.defaults import Service
+from rtpengine_service import ServiceError, firewall, say
+
+if TYPE_CHECKING:
+    from rtpengine_service.options import Service
 
 MODULE = "xt_MEDIAPROXY"
 PROC = Path("/proc/mediaproxy")
@@ -26,11 +28,6 @@ LOADED_VERSION = Path(f"/sys/module/{MODULE}/version")
 STATE = Path("/run/rtpengine-forwarding")
 GROUP = "rtpengine"
 UNLOAD_TRIES = 20
-
-
-def say(text: str) -> None:
-    """A line for the journal, or for who called the init script."""
-    print(f"rtpengine: {text}", file=sys.stderr)
 
 
 @contextmanager
