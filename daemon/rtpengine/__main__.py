@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rtpengine import NOTICE, config, control, control_cli, control_tcp, log, process
 from rtpengine.daemon import Daemon
+from rtpengine.handover import HandoverError, Predecessor
 from rtpengine.kernel import ROOT, KernelTable, NotLoaded, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -27,10 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = config.parse(arguments)
     descriptors = process.raise_limits()
     try:
-        sockets = _bind_controls(options)
+        predecessor = _meet_predecessor(options)
+        sockets = _bind_controls(options, predecessor)
         ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
         # Not before: the module shows which process has a table.
-        kernel, notes = _open_kernel_table(options, ROOT)
+        kernel, notes = _open_kernel_table(options, ROOT, predecessor)
         if options.pidfile is not None:
             process.write_pidfile(options.pidfile)
     except config.ConfigError as error:
@@ -41,23 +43,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log.log(level, "%s", note)
     for warning in _warnings(options, descriptors):
         _log.warning("%s", warning)
-    return _serve(Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1]), ready)
+    if options.takeover and predecessor is None:
+        _log.log(
+            NOTICE, "--takeover: no daemon listens on %s, so there are no calls to take over", options.takeover_socket
+        )
+    return _serve(Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], predecessor), ready)
 
 
 def _serve(daemon: Daemon, ready: Callable[[], None]) -> int:
     try:
         asyncio.run(daemon.run(ready))
+    except HandoverError as reason:
+        _log.error("--takeover has failed, and the other daemon goes on: %s", reason)
+        return config.EXIT_FAILURE
     except Exception:
         _log.exception("the daemon has failed")
         return config.EXIT_FAILURE
     return 0
 
 
-def _open_kernel_table(options: config.Config, root: Path) -> tuple[KernelTable | None, list[tuple[int, str]]]:
+def _meet_predecessor(options: config.Config) -> Predecessor | None:
+    """The running daemon whose calls are to be taken over, None where there is none."""
+    if not options.takeover or options.takeover_socket is None:
+        return None
+    try:
+        return Predecessor.meet(options.takeover_socket)
+    except HandoverError as error:
+        raise config.OptionError("takeover", str(error)) from None
+
+
+def _open_kernel_table(
+    options: config.Config, root: Path, predecessor: Predecessor | None = None
+) -> tuple[KernelTable | None, list[tuple[int, str]]]:
     """The table that ``--table`` asks for, None for userspace, and what to log about it."""
     if options.table < 0:
         return None, [(logging.INFO, config.forwarding(options, None))]
     try:
+        inherited = None if predecessor is None else predecessor.kernel_table(options.table)
+        if inherited is not None:
+            return inherited, [(logging.INFO, config.forwarding(options, None))]
         table = KernelTable(options.table, root)
     except Unavailable as error:
         note = config.forwarding(options, str(error))
@@ -73,8 +97,8 @@ def _open_kernel_table(options: config.Config, root: Path) -> tuple[KernelTable 
     return table, notes
 
 
-def _bind_controls(options: config.Config) -> dict[str, socket.socket]:
-    """The control sockets by option, and those of HTTP and rtpengine-ctl."""
+def _bind_controls(options: config.Config, predecessor: Predecessor | None = None) -> dict[str, socket.socket]:
+    """The control sockets by option, and those of HTTP and rtpengine-ctl; ``predecessor`` may have them already."""
     sockets = {}
     binders: dict[str, Callable[[str, int], socket.socket]] = {"listen-tcp": control_tcp.bind}
     wanted = options.listeners
@@ -87,6 +111,10 @@ def _bind_controls(options: config.Config) -> dict[str, socket.socket]:
         wanted["listen-cli"] = options.listen_cli
         binders["listen-cli"] = control_cli.bind
     for option, (address, port) in wanted.items():
+        inherited = None if predecessor is None else predecessor.listener(option, address, port)
+        if inherited is not None:
+            sockets[option] = inherited
+            continue
         bind = binders.get(option, control.bind)
         try:
             sockets[option] = bind(address, port)

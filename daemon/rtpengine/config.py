@@ -133,6 +133,8 @@ class Config:
     redis_sentinel: Sentinels | None
     redis_auth_file: Login | None
     redis_instance: str | None
+    takeover: bool
+    takeover_socket: str | None
 
     @property
     def instance(self) -> str:
@@ -418,6 +420,8 @@ _MORE_OPTIONS = (
     _Option("redis-sentinel", "", "NAME@ADDRS", "Redis master, and IP:PORT,... of the Sentinels"),
     _Option("redis-auth-file", "", "FILE", "Password for Redis, with a user on a line before it"),
     _Option("redis-instance", "", "NAME", "Whose calls are kept and restored (--ip and --port-min)"),
+    _Option("takeover", "", "", "Take the calls over from the daemon that runs now"),
+    _Option("takeover-socket", "", "FILE", "Unix socket where the next daemon asks for them"),
 )
 _WITH_VALUE = [option for option in _OPTIONS + _MORE_OPTIONS if option.metavar]
 
@@ -613,6 +617,11 @@ def _check_ports(values: _Values) -> None:
         raise OptionError("port-max", f"{low} to {high} has no even port with an odd one behind it")
 
 
+def _check_takeover(values: _Values) -> None:
+    if values["takeover"] and values["takeover_socket"] is None:
+        raise OptionError("takeover", "needs --takeover-socket")
+
+
 def _imply_networks(values: _Values) -> None:
     ports = [values[name] for name in ("listen_tcp", "listen_udp", "listen_ng") if values[name]]
     implied = values["control_allow"] is None and not all(port.is_loopback for port in ports)
@@ -659,5 +668,7 @@ _STEPS: tuple[_Step, ...] = (
     _check_http,
     _read("redis-auth-file", _login),
     _read("redis-instance", parse_instance),
+    _read("takeover-socket", _pidfile),
+    _check_takeover,
     _imply_networks,
 )

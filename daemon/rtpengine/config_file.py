@@ -17,7 +17,7 @@ NONE = "none"
 """As a value it unsets, as a file it is no file."""
 
 # What cannot be said by the file itself, or is no setting.
-NOT_IN_FILE = ("version", "help", "config-file", "config-section")
+NOT_IN_FILE = ("version", "help", "config-file", "config-section", "takeover")
 _FLAG_WORDS = dict.fromkeys(("yes", "true", "on", "1"), True) | dict.fromkeys(("no", "false", "off", "0"), False)
 
 ValueOf = Callable[[str, str], object]

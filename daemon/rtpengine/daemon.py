@@ -23,6 +23,7 @@ from rtpengine.config import Config
 from rtpengine.control import DatagramListener, DatagramProtocol, NgProtocol, RtpproxyProtocol
 from rtpengine.counts import CallCounts, RequestCounts
 from rtpengine.dtls import Certificate
+from rtpengine.handover import Channel, Predecessor, Successions
 from rtpengine.ice import new_foundations
 from rtpengine.kernel import KernelTable
 from rtpengine.keying import Tools
@@ -39,6 +40,7 @@ from rtpengine.reload import Reloader
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.sampling import Sampler
 from rtpengine.service import NgService, log_final_statistics
+from rtpengine.snapshot import Restorer
 from rtpengine.supervision import Supervisor
 from rtpengine.table import CallTable, Limits
 from rtpengine.transport import PacketTransport
@@ -64,6 +66,7 @@ class Daemon:
     ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp, listen-http.
     ``kernel`` forwards established streams; None: everything stays in userspace.
     ``load`` reads the configuration again. ``forwarding`` is what was logged about the kernel.
+    ``predecessor`` has calls to be taken over.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Daemon:
         kernel: KernelTable | None = None,
         load: Callable[[], Config] | None = None,
         forwarding: str = "",
+        predecessor: Predecessor | None = None,
     ) -> None:
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
         self.offload = Offload(self.path, kernel, config.tos, time.monotonic) if kernel else None
@@ -132,6 +136,12 @@ class Daemon:
         self.cli = control_cli.Server(self._operate, controllers(config))
         live = Live(self.table, self.ng, self.listeners, self.tcp, self.cli, self.web)
         self.reloader = Reloader(config, load or (lambda: config), live.appliers())
+        self._predecessor = predecessor
+        self._successions: Successions | None = None
+        if config.takeover_socket is not None:
+            path = config.takeover_socket
+            self._successions = Successions(path, self.transport, self.table, dict(sockets), kernel)
+        self._handed_over = False
 
     def _tools(self, config: Config) -> Tools:
         foundations = new_foundations(secrets.token_bytes)
@@ -188,8 +198,11 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self.table.arm = self._arm
         loop.add_reader(self.path.fileno(), self._on_events)
+        if self._predecessor is not None:
+            restorer = Restorer(self.transport, self.table.tools, late=False)
+            self._predecessor.take_over(self.transport, self.table, restorer)
         if self.persistence is not None:
-            await self.persistence.start()
+            await self.persistence.start(restores=self._predecessor is None)
         if self.offload is not None:
             self.offload.settle()
         for listener in self.listeners:
@@ -204,6 +217,8 @@ class Daemon:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         log.info("rtpengine %s is ready", __version__)
+        if self._successions is not None:
+            loop.add_reader(self._successions.listen(), self._on_successor, self._successions)
         ready()
         self._supervisor.watch(loop)
         await self._stop.wait()
@@ -212,8 +227,10 @@ class Daemon:
         log.info("rtpengine %s ends with %d calls", __version__, len(self.table))
         if self.web is not None:
             await self.web.close()
-        if self.persistence is not None:
+        if self.persistence is not None and not self._handed_over:
             await self.persistence.close()
+        if self._successions is not None:
+            self._successions.close(unlink=not self._handed_over)
         self.close()
 
     def close(self) -> None:
@@ -227,6 +244,31 @@ class Daemon:
         self.cli.close()
         for listener in self.listeners:
             listener.sock.close()
+
+    def _on_successor(self, successions: Successions) -> None:
+        channel = successions.accept()
+        if channel is not None:
+            asyncio.get_running_loop().add_reader(channel.sock, self._on_message, successions, channel)
+
+    def _on_message(self, successions: Successions, channel: Channel) -> None:
+        """What a successor says; while calls are handed over nothing else happens here."""
+        done = successions.serve(channel)
+        if done is False:
+            return
+        asyncio.get_running_loop().remove_reader(channel.sock)
+        channel.close()
+        if done:
+            self._handed_over = True
+            self._stop_serving()
+            self._stop.set()
+
+    def _stop_serving(self) -> None:
+        """Read nothing any more of what the successor reads now."""
+        loop = asyncio.get_running_loop()
+        for listener in self.listeners:
+            loop.remove_reader(listener.sock)
+        loop.remove_reader(self.path.fileno())
+        self.tcp.close()
 
     def reload(self) -> None:
         """Read the configuration again (SIGHUP)."""

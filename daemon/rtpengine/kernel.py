@@ -82,9 +82,7 @@ class KernelTable:
 
     def __init__(self, number: int, root: Path = ROOT) -> None:
         """Create the table, or take over the one that a daemon has left behind. Raise :class:`Unavailable`."""
-        self.number = number
-        self._message = ffi.new("struct mediaproxy_message *", {"abi": lib.MEDIAPROXY_ABI})
-        self._bytes = ffi.buffer(self._message)
+        self._prepare(number)
         if number not in range(TABLES):
             raise Unavailable(f"the kernel module has tables 0 to {TABLES - 1}")
         if not root.exists():
@@ -92,10 +90,40 @@ class KernelTable:
         try:
             is_new = _create(root / "control", number)
             self._control, self._list = self._open(root / str(number))
-            self._left = {} if is_new else {(entry.family, entry.port): entry for entry in self.entries()}
+            self._find_left()
             self.taken_over = None if is_new else len(self._left)
         except OSError as error:
             raise Unavailable(_reason(error, root / str(number))) from None
+
+    @classmethod
+    def inherit(cls, number: int, control: int, root: Path = ROOT) -> KernelTable:
+        """The table of a daemon that hands over its control file, which is ours from now on.
+
+        Raise :class:`Unavailable`.
+        """
+        table = cls.__new__(cls)
+        table._prepare(number)
+        try:
+            table._list = os.open(root / str(number) / "blist", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            os.close(control)
+            raise Unavailable(_reason(error, root / str(number))) from None
+        table._control = control
+        table._find_left()
+        table.taken_over = len(table._left)
+        return table
+
+    def _prepare(self, number: int) -> None:
+        self.number = number
+        self._message = ffi.new("struct mediaproxy_message *", {"abi": lib.MEDIAPROXY_ABI})
+        self._bytes = ffi.buffer(self._message)
+
+    def _find_left(self) -> None:
+        self._left = {(entry.family, entry.port) for entry in self.entries()}
+
+    def fileno(self) -> int:
+        """The control file: who has it has the table."""
+        return self._control
 
     def _open(self, directory: Path) -> tuple[int, int]:
         control = os.open(directory / "control", os.O_WRONLY | os.O_CLOEXEC)
@@ -149,8 +177,9 @@ class KernelTable:
 
     def claim(self, local: Endpoint) -> Entry | None:
         """What the target there has done that a daemon before us had left, which is ours from now on; else None."""
-        if self._left.pop((local.family, local.port), None) is None:
+        if (local.family, local.port) not in self._left:
             return None
+        self._left.remove((local.family, local.port))
         return self.entry(local)
 
     def clear(self) -> int:
@@ -158,7 +187,7 @@ class KernelTable:
 
         Raise OSError.
         """
-        left, self._left = self._left, {}
+        left, self._left = self._left, set()
         for family, port in left:
             self._message.target.local.family, self._message.target.local.port = _FAMILIES[family], port
             self._write(self._control, lib.MEDIAPROXY_DEL)

@@ -114,6 +114,12 @@ class Peering:
         if memory.keys:
             self.transport.restore_srtp(memory.keys[0][0], memory.srtp, late=late)
 
+    def suspect_use(self) -> None:
+        """Another process may have used our keys for a moment: go on as if it had."""
+        first = next(self._streams(), None)
+        if first is not None and self._keys:
+            self.transport.restore_srtp(first[0], self.transport.save_srtp(first[0]), late=True)
+
     # What signalling wants
 
     def apply(self, wanted: Wanted, certificate: Certificate | None, now: float) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import secrets
 import time
@@ -18,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from rtpengine import NOTICE
-from rtpengine.call import Call
 from rtpengine.config import Config
 from rtpengine.log import call_context
-from rtpengine.snapshot import Restorer, SnapshotError, dump
+from rtpengine.snapshot import Restorer, SnapshotError
+from rtpengine.snapshot_json import restore, serialize
 from rtpengine.store import PASSING, Store, StoreError, Taken, client
 from rtpengine.table import CallTable
 
@@ -99,11 +98,13 @@ class Persistence:
 
     # Start and end
 
-    async def start(self) -> None:
+    async def start(self, *, restores: bool = True) -> None:
         """Restore the calls that are stored, before anything else can begin; then keep in step.
 
+        ``restores`` false: all calls are here already, from another process, and no other is to be restored.
         Without Redis the daemon starts as well, and restores them when it returns, as far as ports are still free.
         """
+        self._is_restored = not restores
         began = time.monotonic()
         while not await self._reconcile():
             waited = time.monotonic() - began
@@ -281,27 +282,3 @@ def open_persistence(config: Config, table: CallTable) -> Persistence | None:
     restorer = Restorer(table.transport, table.tools, late=True)
     store = Store(lambda: client(server), config.instance, secrets.token_hex(8))
     return Persistence(store, f"Redis ({server})", table, restorer)
-
-
-def serialize(call: Call) -> bytes:
-    """A snapshot as it is stored and handed over: JSON in ASCII."""
-    return json.dumps(dump(call, time.monotonic(), time.time()), separators=(",", ":")).encode()
-
-
-def restore(restorer: Restorer, table: CallTable, data: bytes, call_id: str | None = None) -> Call:
-    """Put the call of a snapshot into the table and let its packets pass; ``call_id`` is whose it should be.
-
-    Raise SnapshotError.
-    """
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        raise SnapshotError("no JSON") from None
-    now = time.monotonic()
-    call = restorer.restore(values, now, time.time())
-    if (call_id is not None and call.call_id != call_id) or call.call_id in table:
-        call.close()
-        raise SnapshotError("it has the call-id of another call")
-    table.adopt(call, now)
-    restorer.resume(call)
-    return call

@@ -9,7 +9,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import ip_address
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -69,13 +69,18 @@ def _exactly(kind: type) -> Callable[[Any], Any]:
     return check
 
 
+@lru_cache(4096)
+def _check_address(text: str) -> None:
+    ip_address(text)
+
+
 def _endpoint(plain: Any) -> Endpoint:
     try:
         host, _, port = plain.rpartition(":")
         address = host[1:-1] if host[:1] == "[" else host
         if not 0 <= int(port) <= 65535:
             raise ValueError(port)
-        ip_address(address)
+        _check_address(address)
         return Endpoint(address, int(port))
     except (AttributeError, ValueError):
         raise Mismatch("not an endpoint") from None
@@ -145,32 +150,33 @@ def _mapping(arguments: Sequence[Any]) -> _Codec:
 
 def _named(kind: Any) -> _Codec:
     hints, defaults = get_type_hints(kind), kind._field_defaults
-    codecs: dict[str, _Codec] = {}
+    plan: list[tuple[str, Any, Callable[[Any], Any], Callable[[Any], Any]]] = []
 
-    def codec(name: str) -> _Codec:
+    def planned() -> list[tuple[str, Any, Callable[[Any], Any], Callable[[Any], Any]]]:
         # At first use, since a class may name itself.
-        if name not in codecs:
-            codecs[name] = _codec(hints[name])
-        return codecs[name]
-
-    required = [name for name in kind._fields if name not in defaults]
-    unset = [defaults.get(name, codecs) for name in kind._fields]
-    fields = list(zip(kind._fields, unset, strict=True))
+        if not plan:
+            plan.extend((name, defaults.get(name, plan), *_codec(hints[name])) for name in kind._fields)
+        return plan
 
     def encode(value: Any) -> Any:
         return {
-            name: codec(name)[0](one)
-            for (name, default), one in zip(fields, value, strict=True)
+            name: encoder(one)
+            for (name, default, encoder, _), one in zip(planned(), value, strict=True)
             if one is not default and one != default
         }
 
     def decode(plain: Any) -> Any:
         if not isinstance(plain, dict):
             raise Mismatch(f"{type(plain).__name__} instead of a dictionary")
-        for name in required:
-            if name not in plain:
+        values = []
+        for name, default, _, decoder in planned():
+            if name in plain:
+                values.append(_within(name, decoder, plain[name]))
+            elif default is plan:
                 raise Mismatch(f"{name} is missing")
-        return kind(**{name: _within(name, codec(name)[1], plain[name]) for name in kind._fields if name in plain})
+            else:
+                values.append(default)
+        return kind(*values)
 
     return encode, decode
 

@@ -13,7 +13,7 @@ from rtpengine._packetpath import lib
 from secure_parties import SecureParty
 from test_offload import Stage
 
-from rtpengine.kernel import KernelTable
+from rtpengine.kernel import KernelTable, Unavailable
 from rtpengine.memory import KernelMemory, SrtpMemory, StreamMemory
 from rtpengine.offload import Offload
 from rtpengine.packetpath import PacketPath
@@ -159,6 +159,18 @@ def test_a_kernel_that_refuses_to_go_on(restart: Restart) -> None:
     assert not stage.state(stage.a).in_kernel
     stage.a.send(rtp(7))
     assert stage.b.receive() == rtp(7)
+
+
+def test_the_control_file_is_handed_over(proc: FakeProc) -> None:
+    first = KernelTable(3, proc.root)
+    assert first.taken_over is None
+    second = KernelTable.inherit(3, first.fileno(), proc.root)
+    assert second.taken_over == 0
+    second.close()
+    proc.failing["3/blist"] = errno.EACCES
+    descriptor = KernelTable(4, proc.root).fileno()
+    with pytest.raises(Unavailable):
+        KernelTable.inherit(3, descriptor, proc.root)
 
 
 def test_nobody_takes_over_what_has_no_call(restart: Restart, caplog: pytest.LogCaptureFixture) -> None:

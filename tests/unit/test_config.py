@@ -71,6 +71,8 @@ DEFAULTS = Config(
     redis_sentinel=None,
     redis_auth_file=None,
     redis_instance=None,
+    takeover=False,
+    takeover_socket=None,
 )
 
 
@@ -317,6 +319,8 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
             (["--listen-http=80", f"--http-name={t}"], "--http-name: ")
             for t in ("", "a,", "a b", "a:80", "-a", "\u00e9")
         ],
+        (["--takeover"], "--takeover: needs --takeover-socket"),
+        (["--takeover-socket="], "--takeover-socket: "),
         # Redis
         (["--redis-db=1"], "--redis-db: needs --redis or --redis-sentinel"),
         (["--redis-instance=a"], "--redis-instance: needs --redis or --redis-sentinel"),
@@ -449,7 +453,7 @@ def test_every_option_of_the_help_is_tested_here() -> None:
     tested = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
     names = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
     elsewhere = {"help", "version", "advertised-ip6", "config-file", "config-section", "http-allow", "http-name"}
-    elsewhere |= {name for name in names if name.startswith("redis")}
+    elsewhere |= {name for name in names if name.startswith(("redis", "takeover"))}
     assert names - tested == elsewhere
 
 

@@ -1,0 +1,229 @@
+"""A daemon that takes the calls of a running one over, under traffic; and one that fails to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from systemlab.daemon import Daemon, wait_until
+from systemlab.live import Live, LiveDialogue, both_hear
+from systemlab.media import Party
+from systemlab.netns import Lab
+from systemlab.redisserver import RedisServer
+from test_profiles import browser, speaks
+
+PORTS = ("--port-min=30000", "--port-max=30999")
+NG = "127.0.0.1:2298"
+
+PAIRS: dict[str, Callable[[], tuple[dict[str, Any], dict[str, Any]]]] = {
+    "plain": lambda: (speaks("RTP/AVP"), speaks("RTP/AVP")),
+    "SDES passed on": lambda: (speaks("RTP/SAVP"), speaks("RTP/SAVP")),
+    "SDES to plain": lambda: (speaks("RTP/SAVP"), speaks("RTP/AVP")),
+    "browser to plain": lambda: (browser(), speaks("RTP/AVP")),
+}
+
+
+class Calls:
+    """Calls over one daemon, whose parties talk all the time."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.made: list[LiveDialogue] = []
+        self.sent: list[tuple[list[bytes], list[bytes]]] = []
+        self._talking: asyncio.Task[None] | None = None
+
+    async def place(self, daemon: Daemon, names: list[str]) -> None:
+        for name in names:
+            call = LiveDialogue(daemon.ng, Party(self.lab.a), Party(self.lab.b))
+            self.made.append(call)
+            for party, about in zip((call.caller, call.callee), PAIRS[name](), strict=True):
+                party.add(make=Live, **about)
+            await call.set_up()
+            await both_hear(call)
+        self.sent = [([], []) for _ in self.made]
+
+    def talk(self) -> None:
+        for call in self.made:
+            for side in call.sides:
+                side.forget()
+        self._talking = asyncio.create_task(self._talk())
+
+    async def _talk(self) -> None:
+        while True:
+            for call, sent in zip(self.made, self.sent, strict=True):
+                for side, log in zip(call.sides, sent, strict=True):
+                    log.append(side.send())
+            await asyncio.sleep(0.02)
+
+    async def fall_silent(self) -> None:
+        assert self._talking is not None
+        self._talking.cancel()
+        await asyncio.gather(self._talking, return_exceptions=True)
+        await asyncio.sleep(0.5)
+
+    def all_heard(self) -> None:
+        """Every packet has arrived, in order and once."""
+        for call, sent in zip(self.made, self.sent, strict=True):
+            for side, log in zip(call.sides, reversed(sent), strict=True):
+                assert side.heard == log, f"{len(side.heard)} of {len(log)} heard, {side.refused} refused"
+                assert not side.refused
+
+    def close(self) -> None:
+        for call in self.made:
+            call.caller.close()
+            call.callee.close()
+
+
+@pytest.fixture
+def calls(lab: Lab) -> Iterator[Calls]:
+    made = Calls(lab)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Daemons on one control port, which end with the test."""
+    made: list[Daemon] = []
+
+    def make(*options: str) -> Daemon:
+        directory = tmp_path / f"daemon-{len(made)}"
+        directory.mkdir()
+        made.append(Daemon(lab, directory, *PORTS, f"--takeover-socket={tmp_path}/socket", *options, ng=NG))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        daemon.kill()
+
+
+async def test_nothing_is_lost(start: Callable[..., Daemon], calls: Calls) -> None:
+    old = start()
+    await calls.place(old, [*PAIRS, "plain", "SDES to plain"])
+    calls.talk()
+    await asyncio.sleep(0.5)
+    new = await asyncio.to_thread(start, "--takeover")
+    assert await asyncio.to_thread(wait_until, lambda: not old.alive, 10)
+    await asyncio.sleep(0.5)
+    await calls.fall_silent()
+    calls.all_heard()
+    assert old.process.returncode == 0
+    assert "6 calls handed over to process" in old.log
+    assert "6 calls taken over from the running daemon in " in new.log
+    for call in calls.made:
+        call.ng = new.ng
+        await both_hear(call)
+    # And once more, after signalling has gone on.
+    await calls.made[0].set_up()
+    newest = await asyncio.to_thread(start, "--takeover")
+    assert await asyncio.to_thread(wait_until, lambda: not new.alive, 10)
+    for call in calls.made:
+        call.ng = newest.ng
+        await both_hear(call)
+        call.delete()
+    assert newest.stop() == 0
+    assert "Traceback" not in old.log + new.log + newest.log
+
+
+async def test_the_calls_in_redis_go_along(
+    start: Callable[..., Daemon], calls: Calls, lab: Lab, tmp_path: Path
+) -> None:
+    redis = RedisServer(lab.relay, tmp_path)
+    options = ("--redis=127.0.0.1:6379", "--redis-db=0")
+    try:
+        old = start(*options)
+        await calls.place(old, ["SDES to plain", "plain"])
+        assert wait_until(lambda: redis.calls() == 2, 10)
+        ended = calls.made.pop()
+        redis.freeze()
+        ended.delete()
+        new = start(*options, "--takeover")
+        redis.thaw()
+        # Until then it may be the old one that answers.
+        assert wait_until(lambda: not old.alive and "is ready" in new.log, 20)
+        assert wait_until(lambda: redis.calls() == 1, 20), "what has ended is not restored"
+        call = calls.made[0]
+        call.ng = new.ng
+        await both_hear(call)
+        new.kill()
+        last = start(*options, "--takeover")
+        assert wait_until(lambda: "is ready" in last.log, 10)
+        assert "no daemon listens on" in last.log and "1 of 1 calls restored" in last.log
+        call.ng = last.ng
+        await both_hear(call)
+        assert last.stop() == 0
+        ended.caller.close()
+        ended.callee.close()
+    finally:
+        redis.stop()
+
+
+class FalseSuccessor:
+    """Speaks as a successor does, up to where it fails."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(10)
+        self.sock.connect(str(path))
+
+    def say(self, **message: Any) -> None:
+        data = json.dumps(message).encode()
+        self.sock.sendall(struct.pack("=I", len(data)) + data)
+
+    def hear(self) -> dict[str, Any]:
+        head, descriptors, _, _ = socket.recv_fds(self.sock, 4, 250)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        data = b""
+        (length,) = struct.unpack("=I", head)
+        while len(data) < length:
+            data += self.sock.recv(length - len(data))
+        return dict(json.loads(data))
+
+
+async def test_a_successor_that_fails_changes_nothing(
+    start: Callable[..., Daemon], calls: Calls, tmp_path: Path
+) -> None:
+    daemon = start()
+    await calls.place(daemon, ["plain", "SDES to plain", "SDES passed on"])
+    for step in range(4):
+        false = FalseSuccessor(tmp_path / "socket")
+        if step >= 1:
+            false.say(hello=1)
+            hello = false.hear()
+            assert hello["calls"] == 3 and set(hello["listeners"]) == {"listen-ng"}
+        if step >= 2:
+            false.say(go=os.getpid())
+            assert "call" in false.hear()
+        if step >= 3:
+            false.say(taken=True)
+            assert "call" in false.hear()
+        false.sock.close()
+        for call in calls.made:
+            await both_hear(call)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as noise:
+        noise.connect(str(tmp_path / "socket"))
+        noise.sendall(b"\xff" * 100)
+        for call in calls.made:
+            await both_hear(call)
+    assert daemon.log.count("the successor has failed, and this daemon goes on with all calls") == 2
+    assert daemon.stop() == 0
+    assert not (tmp_path / "socket").exists()
+    assert "Traceback" not in daemon.log
+
+
+def test_nobody_to_take_over_from(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    daemon = start("--takeover")
+    assert "--takeover: no daemon listens on" in daemon.log
+    mode = (tmp_path / "socket").stat().st_mode & 0o777
+    assert mode == 0o600
+    daemon.signal(signal.SIGTERM)
+    assert daemon.stop() == 0
