@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from rtpengine import NOTICE, config, control, control_cli, control_tcp, log, process
+from rtpengine import NOTICE, config, control, control_cli, control_tcp, fdstore, log, process
 from rtpengine.daemon import Daemon
 from rtpengine.handover import HandoverError, Predecessor
 from rtpengine.kernel import ROOT, KernelTable, NotLoaded, Unavailable
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     descriptors = process.raise_limits()
     try:
         predecessor = _meet_predecessor(options)
+        left = fdstore.find()
         sockets = _bind_controls(options, predecessor)
         ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
         # Not before: the module shows which process has a table.
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log.log(
             NOTICE, "--takeover: no daemon listens on %s, so there are no calls to take over", options.takeover_socket
         )
-    return _serve(Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], predecessor), ready)
+    return _serve(
+        Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], predecessor, left), ready
+    )
 
 
 def _serve(daemon: Daemon, ready: Callable[[], None]) -> int:

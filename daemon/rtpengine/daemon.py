@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rtpengine import __version__, control_cli, control_tcp, operator_host
+from rtpengine import __version__, control_cli, control_tcp, fdstore, operator_host
 from rtpengine.b2bua import B2bua
 from rtpengine.call import Call
 from rtpengine.config import Config
@@ -66,7 +66,7 @@ class Daemon:
     ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp, listen-http.
     ``kernel`` forwards established streams; None: everything stays in userspace.
     ``load`` reads the configuration again. ``forwarding`` is what was logged about the kernel.
-    ``predecessor`` has calls to be taken over.
+    ``predecessor`` has calls to be taken over; ``left`` are those that systemd has kept.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Daemon:
         load: Callable[[], Config] | None = None,
         forwarding: str = "",
         predecessor: Predecessor | None = None,
+        left: fdstore.Left | None = None,
     ) -> None:
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
         self.offload = Offload(self.path, kernel, config.tos, time.monotonic) if kernel else None
@@ -136,7 +137,7 @@ class Daemon:
         self.cli = control_cli.Server(self._operate, controllers(config))
         live = Live(self.table, self.ng, self.listeners, self.tcp, self.cli, self.web)
         self.reloader = Reloader(config, load or (lambda: config), live.appliers())
-        self._predecessor = predecessor
+        self._predecessor, self._left = predecessor, left
         self._successions: Successions | None = None
         if config.takeover_socket is not None:
             path = config.takeover_socket
@@ -198,11 +199,11 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self.table.arm = self._arm
         loop.add_reader(self.path.fileno(), self._on_events)
-        if self._predecessor is not None:
-            restorer = Restorer(self.transport, self.table.tools, late=False)
-            self._predecessor.take_over(self.transport, self.table, restorer)
+        former = self._predecessor or self._left
+        if former is not None:
+            former.restore(self.transport, self.table, Restorer(self.transport, self.table.tools, late=False))
         if self.persistence is not None:
-            await self.persistence.start(restores=self._predecessor is None)
+            await self.persistence.start(restores=former is None)
         if self.offload is not None:
             self.offload.settle()
         for listener in self.listeners:
@@ -231,6 +232,8 @@ class Daemon:
             await self.persistence.close()
         if self._successions is not None:
             self._successions.close(unlink=not self._handed_over)
+        if fdstore.is_offered() and not self._handed_over:
+            fdstore.leave(self.transport, self.table)
         self.close()
 
     def close(self) -> None:

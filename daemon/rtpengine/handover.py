@@ -154,7 +154,7 @@ class Predecessor:
             return None
         return KernelTable.inherit(number, self._descriptors.pop("control"))
 
-    def take_over(self, transport: PacketTransport, table: CallTable, restorer: Restorer) -> int:
+    def restore(self, transport: PacketTransport, table: CallTable, restorer: Restorer) -> int:
         """Take all calls; return how many. Raise HandoverError, and then the calls are with the other one again."""
         _close(self._descriptors.values())
         self._descriptors.clear()
@@ -164,7 +164,7 @@ class Predecessor:
         count = 0
         while True:
             message, descriptors = self._channel.receive()
-            transport.inherited.update(_bound(descriptors))
+            transport.inherited.update(bound(descriptors))
             if "call" in message:
                 taken = self._take(message["call"], table, restorer)
                 count += taken
@@ -191,7 +191,7 @@ class Predecessor:
         return True
 
 
-def _bound(descriptors: Iterable[int]) -> dict[Endpoint, socket.socket]:
+def bound(descriptors: Iterable[int]) -> dict[Endpoint, socket.socket]:
     """Sockets by where they are bound."""
     found = {}
     for descriptor in descriptors:
@@ -303,7 +303,7 @@ class Successions:
 
     def _hand_over_call(self, channel: Channel, call: Call) -> bool:
         began = time.monotonic()
-        descriptors = [fd for ports in _port_sets(call) for fd in self._transport.hold(ports)]
+        descriptors = [fd for ports in port_sets(call) for fd in self._transport.hold(ports)]
         while len(descriptors) > _MAX_DESCRIPTORS:
             channel.send({"sockets": True}, descriptors[:_MAX_DESCRIPTORS])
             del descriptors[:_MAX_DESCRIPTORS]
@@ -317,7 +317,7 @@ class Successions:
         """Go on with a call that the successor may have served for a moment."""
         for peering in call.peerings():
             peering.suspect_use()
-        for ports in _port_sets(call):
+        for ports in port_sets(call):
             self._transport.resume(ports)
 
     def close(self, *, unlink: bool) -> None:
@@ -329,5 +329,6 @@ class Successions:
                     os.unlink(self._path)
 
 
-def _port_sets(call: Call) -> list[PortSet]:
+def port_sets(call: Call) -> list[PortSet]:
+    """All open sockets of a call."""
     return [ports for media_ports in call.media_ports for ports in media_ports.open_sets()]

@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from rtpengine.config import OptionError
@@ -15,6 +15,7 @@ from rtpengine.config import OptionError
 # The kernel refuses more open files than fs.nr_open, whose default this is; then what the documentation promises.
 _OPEN_FILES = (1_048_576, 65_535)
 _READY = b"\0"
+_PATIENCE_S = 2.0
 
 
 def daemonize(keep_stderr: bool = False) -> Callable[[], None]:
@@ -57,16 +58,18 @@ def ready_in_foreground() -> None:
     notify("READY=1")
 
 
-def notify(state: str) -> bool:
-    """Send a state like ``READY=1`` to systemd (sd_notify(3)); return False where nobody listens."""
+def notify(state: str, descriptors: Sequence[int] = ()) -> bool:
+    """Send a state like ``READY=1`` to systemd (sd_notify(3)), with descriptors; return False where nobody listens."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return False
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
+            # Descriptors are worth waiting for, a state is not.
+            sock.settimeout(_PATIENCE_S if descriptors else 0)
             # a leading @ stands for the abstract namespace of unix(7)
-            sock.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+            sock.connect("\0" + path[1:] if path.startswith("@") else path)
+            socket.send_fds(sock, [state.encode()], list(descriptors)) if descriptors else sock.send(state.encode())
     except OSError:
         return False
     return True

@@ -66,7 +66,18 @@ LAYERS = {
             "log",
             "process",
         ),
-        *("transport", "offload", "web", "website", "metrics", "persistence", "snapshot_json", "handover", "__main__"),
+        *(
+            "transport",
+            "offload",
+            "web",
+            "website",
+            "metrics",
+            "persistence",
+            "snapshot_json",
+            "handover",
+            "fdstore",
+            "__main__",
+        ),
     },
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from systemlab.netns import Host, Lab
 from systemlab.ngclient import NgClient
@@ -40,6 +41,8 @@ class Daemon:
         ng: str | None = None,
         ipv6: bool = True,
         host: Host | None = None,
+        launcher: Sequence[str] = (),
+        **about: Any,
     ):
         self.lab = lab
         self.host = host or lab.relay
@@ -49,11 +52,11 @@ class Daemon:
         self._clients: list[NgClient] = []
         address6 = [f"--ip6={lab.relay.address(6)}"] if ipv6 else []
         self.command = [
-            str(PROGRAM), "--config-file=none", "--foreground", "--log-stderr", "--log-level=6", "--table=-1",
-            f"--ip={lab.relay.address(4)}", *address6, f"--listen-ng={ng}", *options,
+            *launcher, str(PROGRAM), "--config-file=none", "--foreground", "--log-stderr", "--log-level=6",
+            "--table=-1", f"--ip={lab.relay.address(4)}", *address6, f"--listen-ng={ng}", *options,
         ]  # fmt: skip
         with self.log_file.open("ab") as log, self.host.inside():
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **about)
         try:
             self._await_start()
         except BaseException:
