@@ -1,0 +1,104 @@
+"""A master that dies: Sentinels name another one, and the daemon finds its calls there."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from systemlab.daemon import Daemon, wait_until
+from systemlab.media import Dialogue, Party, both_ways
+from systemlab.netns import Lab
+from systemlab.redisserver import RedisServer
+
+MASTER, REPLICA, SENTINELS = 6381, 6382, (26381, 26382, 26383)
+WATCH = "127.0.0.1:26381,127.0.0.1:26382,127.0.0.1:26383"
+
+
+@pytest.fixture
+def servers(lab: Lab, tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A master, its replica, and three Sentinels who want two of them to agree."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for port in (MASTER, REPLICA):
+            directory = tmp_path / str(port)
+            directory.mkdir()
+            more = ("--replicaof", "127.0.0.1", str(MASTER)) if port == REPLICA else ()
+            found.append(RedisServer(lab.relay, directory, *more, port=port))
+            stack.callback(found[-1].stop)
+        assert wait_until(lambda: "master_link_status:up" in found[1].command("INFO", "replication").decode(), 20)
+        for port in SENTINELS:
+            config = tmp_path / f"sentinel-{port}.conf"
+            config.write_text(
+                f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nprotected-mode no\n"
+                f"sentinel monitor calls 127.0.0.1 {MASTER} 2\n"
+                "sentinel down-after-milliseconds calls 1000\nsentinel failover-timeout calls 5000\n"
+            )
+            with lab.relay.inside():
+                process = subprocess.Popen(
+                    ["redis-server", str(config), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+            stack.callback(process.wait)
+            stack.callback(process.send_signal, signal.SIGKILL)
+        sentinel = RedisServer.__new__(RedisServer)
+        sentinel.host, sentinel.address, sentinel.port = lab.relay, "127.0.0.1", SENTINELS[0]
+        assert wait_until(lambda: _others(sentinel) == 2, 30), "the Sentinels do not find each other"
+        yield found[0], found[1]
+
+
+def _others(sentinel: RedisServer) -> int:
+    try:
+        return len(sentinel.command("SENTINEL", "SENTINELS", "calls"))
+    except (OSError, RuntimeError):
+        return -1
+
+
+def test_calls_survive_the_master(lab: Lab, tmp_path: Path, servers: tuple[RedisServer, RedisServer]) -> None:
+    master, replica = servers
+    options = (f"--redis-sentinel=calls@{WATCH}", "--redis-db=0", "--port-min=30000", "--port-max=30999")
+    daemons: list[Daemon] = []
+    calls: list[Dialogue] = []
+
+    def start() -> Daemon:
+        directory = tmp_path / f"daemon-{len(daemons)}"
+        directory.mkdir()
+        daemons.append(Daemon(lab, directory, *options))
+        return daemons[-1]
+
+    def place(daemon: Daemon) -> None:
+        calls.append(Dialogue(daemon.ng, Party(lab.a), Party(lab.b)))
+        calls[-1].caller.add()
+        calls[-1].callee.add()
+        both_ways(calls[-1].place())
+
+    try:
+        first = start()
+        place(first)
+        place(first)
+        assert wait_until(lambda: replica.calls() == 2, 20)
+        master.stop()
+        place(first)
+        ended = calls.pop(0)
+        ended.delete()
+        ended.caller.close()
+        ended.callee.close()
+        assert wait_until(lambda: "stores calls again, 2 of them" in first.log, 60), first.log
+        assert wait_until(lambda: replica.calls() == 2, 20)
+        assert "master calls of 127.0.0.1:26381, " in first.log
+        first.process.kill()
+        first.process.wait(10)
+        second = start()
+        assert "2 of 2 calls restored" in second.log
+        for call in calls:
+            call.ng = second.ng
+            both_ways(call)
+        assert second.stop() == 0
+    finally:
+        for daemon in daemons:
+            daemon.kill()
+        for call in calls:
+            call.caller.close()
+            call.callee.close()
