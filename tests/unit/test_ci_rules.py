@@ -1,4 +1,4 @@
-"""The suite's own rule: with CI=true, whatever is skipped fails."""
+"""The suite's own rules: with CI=true, whatever is skipped fails; and no two files have one name."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def test_a_skip_fails_in_ci_only(body: str, ci: str, reason: str, passes: bool, 
     result = _run(tmp_path, body.format(reason), ci)
     assert (result.returncode in (0, 5)) == passes, result.stdout
     assert passes or f"not to be skipped with CI=true: Skipped: {reason}" in result.stdout
+
+
+def test_no_two_files_have_one_name() -> None:
+    """Test directories are no packages, so pytest cannot collect both in one run."""
+    names = [path.name for path in CONFTEST.parent.rglob("test_*.py")]
+    assert {name for name in names if names.count(name) > 1} == set()
 
 
 def test_an_expected_failure_is_no_skip(tmp_path: Path) -> None:
