@@ -160,7 +160,12 @@ class Certificate:
         """One that another process has had; ``suites`` as in :meth:`generate`. Raise ValueError."""
         key = serialization.load_der_private_key(memory.key, None)
         certificate = x509.load_der_x509_certificate(memory.certificate)
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        # Debian 12's cryptography compares public keys by identity.
+        public = [
+            owner.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+            for owner in (key, certificate)
+        ]
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or public[0] != public[1]:
             raise ValueError("the key is not the certificate's")
         # Only calls that have begun with it use it, so it is never replaced.
         return cls(key, certificate, datetime.max.replace(tzinfo=UTC), _profiles(suites))
