@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trees
 from dockerfile import Stage, parse
-from trees import Tree
-
-ROOT = Path(__file__).resolve().parents[2]
-LAB = ROOT / "tests" / "kernel" / "lab"
-NEXT = "3.999.0"
+from trees import NEXT, ROOT, Tree, sources
 
 collect_ignore = ["guest"]
 
@@ -27,15 +22,6 @@ def needs_machine() -> None:
     for tool in ("mmdebstrap", "unshare", "dpkg-deb"):
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}")
-
-
-def sources(into: Path) -> None:
-    """Copy what git has or would have."""
-    listed = subprocess.check_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
-    for name in filter(None, listed.decode().split("\0")):
-        if (ROOT / name).is_symlink() or (ROOT / name).exists():
-            (into / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, into / name, follow_symlinks=False)
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import trees
-from conftest import ROOT
 from dockerfile import Stage
-from trees import Tree
+from trees import ROOT, Tree
 
 # Where Debian trees have to be made first, on a busy machine.
 pytestmark = pytest.mark.timeout(3600)

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import trees
-from conftest import LAB, NEXT, sources
-from trees import Tree
+from trees import LAB, NEXT, Tree, sources
 
 # On a busy machine the emulated one takes its time.
 pytestmark = pytest.mark.timeout(3600)

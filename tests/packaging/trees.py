@@ -9,6 +9,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / "tests" / "kernel" / "lab"
+# The version that is upgraded to.
+NEXT = "3.999.0"
 CACHE = Path.home() / ".cache" / "rtpengine-packaging"
 # Raised when trees are to be made anew although the lists of packages below stay the same.
 EDITION = "1"
@@ -161,3 +165,12 @@ def base(packages: tuple[str, ...]) -> Path:
             raise Failed(f"mmdebstrap: {done.stderr[-4000:]}")
         making.rename(tree)
     return tree
+
+
+def sources(into: Path) -> None:
+    """Copy what git has or would have."""
+    listed = subprocess.check_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).is_symlink() or (ROOT / name).exists():
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, into / name, follow_symlinks=False)
