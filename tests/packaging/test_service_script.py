@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "service"))
+sys.path.insert(0, str(ROOT / "debian"))
 
 from rtpengine_service import ServiceError, __main__, defaults, firewall, forwarding, options  # noqa: E402
 
