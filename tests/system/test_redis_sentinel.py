@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from systemlab.daemon import Daemon, wait_until
 from systemlab.media import Dialogue, Party, both_ways
 from systemlab.netns import Lab
-from systemlab.redisserver import RedisServer
+from systemlab.redisserver import RedisServer, Sentinel
 
 MASTER, REPLICA, SENTINELS = 6381, 6382, (26381, 26382, 26383)
 WATCH = "127.0.0.1:26381,127.0.0.1:26382,127.0.0.1:26383"
@@ -30,30 +28,11 @@ def servers(lab: Lab, tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer
             found.append(RedisServer(lab.relay, directory, *more, port=port))
             stack.callback(found[-1].stop)
         assert wait_until(lambda: "master_link_status:up" in found[1].command("INFO", "replication").decode(), 20)
-        for port in SENTINELS:
-            config = tmp_path / f"sentinel-{port}.conf"
-            config.write_text(
-                f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nprotected-mode no\n"
-                f"sentinel monitor calls 127.0.0.1 {MASTER} 2\n"
-                "sentinel down-after-milliseconds calls 1000\nsentinel failover-timeout calls 5000\n"
-            )
-            with lab.relay.inside():
-                process = subprocess.Popen(
-                    ["redis-server", str(config), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )
-            stack.callback(process.wait)
-            stack.callback(process.send_signal, signal.SIGKILL)
-        sentinel = RedisServer.__new__(RedisServer)
-        sentinel.host, sentinel.address, sentinel.port = lab.relay, "127.0.0.1", SENTINELS[0]
-        assert wait_until(lambda: _others(sentinel) == 2, 30), "the Sentinels do not find each other"
+        sentinels = [Sentinel(lab.relay, tmp_path, found[0], port=port) for port in SENTINELS]
+        for sentinel in sentinels:
+            stack.callback(sentinel.stop)
+        assert wait_until(lambda: sentinels[0].others() == 2, 30), "the Sentinels do not find each other"
         yield found[0], found[1]
-
-
-def _others(sentinel: RedisServer) -> int:
-    try:
-        return len(sentinel.command("SENTINEL", "SENTINELS", "calls"))
-    except (OSError, RuntimeError):
-        return -1
 
 
 def test_calls_survive_the_master(lab: Lab, tmp_path: Path, servers: tuple[RedisServer, RedisServer]) -> None:

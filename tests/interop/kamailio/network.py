@@ -15,7 +15,6 @@ from types import TracebackType
 from systemlab.netns import Host
 
 Address = tuple[str, int]
-_random = random.Random()
 
 
 class Loopback(Host):
@@ -41,15 +40,6 @@ class Loopback(Host):
             raise
         sock.settimeout(1)
         return sock
-
-    def free_port(self) -> int:
-        """A UDP port that nobody holds, outside of the ranges for media and of those that the kernel hands out."""
-        for _ in range(100):
-            port = _random.randrange(10000, 20000)
-            with contextlib.suppress(OSError):
-                self.udp(self.ipv4[0], port).close()
-                return port
-        raise OSError(f"no free port on {self.ipv4[0]}")
 
 
 @dataclass

@@ -16,8 +16,7 @@ from typing import IO
 
 from systemlab.daemon import wait_until
 from systemlab.media import Address, Section, sections
-
-from kamailio.network import Loopback
+from systemlab.netns import Host
 
 CONFIGURATIONS = Path(__file__).parents[3] / "docs" / "kamailio"
 PATIENCE_S = 20
@@ -33,10 +32,10 @@ def missing() -> str | None:
 class Child:
     """A program in a process group of its own; its output goes to a file."""
 
-    def __init__(self, command: list[str], log_file: Path) -> None:
+    def __init__(self, command: list[str], log_file: Path, host: Host) -> None:
         self.command = command
         self.log_file = log_file
-        with log_file.open("ab") as log:
+        with log_file.open("ab") as log, host.inside():
             self.process = self._start(log)
 
     def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -68,7 +67,7 @@ class Child:
 class Kamailio(Child):
     """A SIP proxy that runs one of the sample configurations, unchanged, with other values for its names."""
 
-    def __init__(self, configuration: str, directory: Path, host: Loopback, port: int, names: dict[str, str]) -> None:
+    def __init__(self, configuration: str, directory: Path, host: Host, port: int, names: dict[str, str]) -> None:
         self.address: Address = (host.address(4), port)
         self.directory = directory
         defines = {"SIP_LISTEN": f"udp:{self.address[0]}:{port}", **names}
@@ -77,14 +76,14 @@ class Kamailio(Child):
             "-Y", str(directory), "-w", str(directory), "-P", str(directory / "kamailio.pid"),
             *itertools.chain.from_iterable(("-A", f"{name}={value}") for name, value in defines.items()),
         ]  # fmt: skip
-        super().__init__(command, directory / "kamailio.log")
+        super().__init__(command, directory / "kamailio.log", host)
         try:
             self._await_start(host)
         except BaseException:
             self.stop()
             raise
 
-    def _await_start(self, host: Loopback) -> None:
+    def _await_start(self, host: Host) -> None:
         with host.udp(host.address(4)) as sock:
             sock.settimeout(0.2)
             if not wait_until(lambda: not self.alive or self._options(sock), PATIENCE_S) or not self.alive:
@@ -137,29 +136,31 @@ class Phone(Child):
     """One sipp with a scenario. ``messages`` are the SIP messages that it has received so far."""
 
     def __init__(
-        self, name: str, host: Loopback, directory: Path, proxy: Address, scenario: str, rtp_port: int,
-        callee: str = "", calls: int = 1, rate: int = 10,
+        self, name: str, host: Host, directory: Path, proxy: Address, scenario: str, rtp_port: int,
+        callee: str = "", calls: int = 1, rate: int = 10, patience_s: int = PATIENCE_S,
     ) -> None:  # fmt: skip
         self.name = name
         self.address: Address = (host.address(4), host.free_port())
         self._host = host
+        self._patience_s = patience_s
         self._trace = directory / f"{name}.messages"
         script = directory / f"{name}.xml"
         script.write_text(scenario)
         command = [
             "sipp", f"{proxy[0]}:{proxy[1]}", "-sf", str(script), "-i", self.address[0], "-p", str(self.address[1]),
-            "-m", str(calls), "-r", str(rate), "-nostdin", "-key", "rtp_port", str(rtp_port),
-            "-trace_msg", "-message_file", str(self._trace), "-timeout", f"{PATIENCE_S}s", "-timeout_error",
+            "-m", str(calls), "-l", str(calls), "-r", str(rate), "-nostdin", "-key", "rtp_port", str(rtp_port),
+            "-trace_msg", "-message_file", str(self._trace), "-timeout", f"{patience_s}s", "-timeout_error",
             *(["-s", callee] if callee else []),
         ]  # fmt: skip
-        super().__init__(command, directory / f"{name}.log")
+        super().__init__(command, directory / f"{name}.log", host)
         if not callee:
             self._await_socket()
 
     def _await_socket(self) -> None:
         packed = int.from_bytes(socket.inet_aton(self.address[0]), "little")
         entry = f"{packed:08X}:{self.address[1]:04X} "
-        bound = wait_until(lambda: not self.alive or entry in Path("/proc/net/udp").read_text())
+        with self._host.inside():
+            bound = wait_until(lambda: not self.alive or entry in Path("/proc/thread-self/net/udp").read_text())
         assert bound and self.alive, self.log
 
     @property
@@ -207,17 +208,17 @@ class Phone(Child):
         self.wait_for("message", re.compile("^Call-ID:", re.MULTILINE))
         return self.call_ids[0]
 
-    def press(self) -> None:
-        """Press the button that the scenario waits for: an INFO with the Call-ID of the call."""
+    def press(self, call_id: str = "") -> None:
+        """Press the button that the scenario waits for: an INFO with the Call-ID of that call, or of the first."""
         request = (
             f"INFO sip:{self.name}@{self.address[0]} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:9;branch=z9hG4bKbutton\r\n"
             f"From: <sip:button@127.0.0.1>;tag=1\r\nTo: <sip:{self.name}@{self.address[0]}>\r\n"
-            f"Call-ID: {self.call_id}\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n"
+            f"Call-ID: {call_id or self.call_id}\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n"
         )
         with self._host.udp(self._host.address(4)) as sock:
             sock.sendto(request.encode(), self.address)
 
     def finished(self) -> None:
         """Assert that the scenario comes to its end, and all of it went as written."""
-        status = self.process.wait(PATIENCE_S + 5)
+        status = self.process.wait(self._patience_s + 5)
         assert status == 0, f"{self.name}: sipp ended with {status}\n{self.log}\n{self._trace.read_text()[-6000:]}"

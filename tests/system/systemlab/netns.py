@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import itertools
 import os
+import random
 import re
 import shutil
 import signal
@@ -27,6 +28,7 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 RECEIVE_BUFFER = 4 << 20
 
 _serials = itertools.count(1)
+_random = random.Random()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -90,6 +92,15 @@ class Host:
             raise
         sock.settimeout(1)
         return sock
+
+    def free_port(self) -> int:
+        """A UDP port that nobody holds, outside of the ranges for media and of those that the kernel hands out."""
+        for _ in range(100):
+            port = _random.randrange(10000, 20000)
+            with contextlib.suppress(OSError):
+                self.udp(self.ipv4[0], port).close()
+                return port
+        raise OSError(f"no free port on {self.ipv4[0]}")
 
     def capture(self) -> socket.socket:
         """A packet socket that sees every frame on the host's interface."""

@@ -31,9 +31,9 @@ class RedisServer:
         require()
         self.host, self.address, self.port = host, address, port
         self.log_file = directory / f"redis-{port}.log"
-        self.options = [
-            "--bind", address, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory),
-            "--daemonize", "no", "--protected-mode", "no", *options,
+        self.command_line = [
+            "redis-server", "--bind", address, "--port", str(port), "--save", "", "--appendonly", "no",
+            "--dir", str(directory), "--daemonize", "no", "--protected-mode", "no", *options,
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -41,7 +41,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, empty."""
         with self.log_file.open("ab") as log, self.host.inside():
-            self.process = subprocess.Popen(["redis-server", *self.options], stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command_line, stdout=log, stderr=log)
         assert wait_until(self._answers, 10), self.log_file.read_text()
 
     def _answers(self) -> bool:
@@ -92,6 +92,29 @@ class RedisServer:
     def snapshot_has(self, call_id: str, text: str) -> bool:
         """Whether a call is stored and its snapshot contains a text."""
         return any(text.encode() in self.command("GET", key) for key in self.keys(f"rtpengine:*:call:{call_id}"))
+
+
+class Sentinel(RedisServer):
+    """One of those who watch the master ``calls``, and name another one when two of them find it dead."""
+
+    def __init__(
+        self, host: Host, directory: Path, master: RedisServer, *, address: str = "127.0.0.1", port: int = 26379
+    ) -> None:
+        require()
+        self.host, self.address, self.port = host, address, port
+        self.log_file = directory / f"sentinel-{address}-{port}.log"
+        config = self.log_file.with_suffix(".conf")
+        config.write_text(
+            f"port {port}\nbind {address}\ndir {directory}\nprotected-mode no\n"
+            f"sentinel monitor calls {master.address} {master.port} 2\n"
+            "sentinel down-after-milliseconds calls 1000\nsentinel failover-timeout calls 5000\n"
+        )
+        self.command_line = ["redis-server", str(config), "--sentinel"]
+        self.start()
+
+    def others(self) -> int:
+        """How many other Sentinels it knows."""
+        return len(self.command("SENTINEL", "SENTINELS", "calls"))
 
 
 def _request(words: Any) -> bytes:
