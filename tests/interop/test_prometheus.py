@@ -49,13 +49,13 @@ class Prometheus:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def get(self, path: str, **query: str) -> Any:
-        """What its API says, None while it does not answer."""
+        """What its API says, None while it does not answer or says only that it is not ready."""
         with self._lab.relay.inside():
             try:
                 with urllib.request.urlopen(f"{self._url}{path}?{urllib.parse.urlencode(query)}", timeout=30) as reply:
                     return json.load(reply)
             except urllib.error.HTTPError as error:
-                return json.load(error)
+                return None if error.code == 503 else json.load(error)
             except OSError:
                 return None
 
