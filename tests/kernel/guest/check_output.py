@@ -40,7 +40,7 @@ class Rules:
     def packets(self, table: str, chain: str) -> list[int]:
         """How many each rule of a chain has seen."""
         lines = run(*self.command, table, "-vnxL", chain).splitlines()[2:]
-        return [int(line.split()[0]) for line in lines]
+        return [int(line.split()[0]) for line in lines if not line.startswith("#")]  # a warning
 
 
 def relayed(way: Way, count: int = 5) -> None:
