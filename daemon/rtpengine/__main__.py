@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sockets = _bind_controls(options, predecessor)
         ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
         # Not before: the module shows which process has a table.
-        kernel, notes = _open_kernel_table(options, ROOT, predecessor)
+        kernel, notes = _open_kernel_table(options, ROOT, predecessor, calls_left=left is not None)
         if options.pidfile is not None:
             process.write_pidfile(options.pidfile)
     except config.ConfigError as error:
@@ -76,9 +76,12 @@ def _meet_predecessor(options: config.Config) -> Predecessor | None:
 
 
 def _open_kernel_table(
-    options: config.Config, root: Path, predecessor: Predecessor | None = None
+    options: config.Config, root: Path, predecessor: Predecessor | None = None, *, calls_left: bool = False
 ) -> tuple[KernelTable | None, list[tuple[int, str]]]:
-    """The table that ``--table`` asks for, None for userspace, and what to log about it."""
+    """The table that ``--table`` asks for, None for userspace, and what to log about it.
+
+    ``calls_left``: systemd has kept calls, whose streams those in the table may be.
+    """
     if options.table < 0:
         return None, [(logging.INFO, config.forwarding(options, None))]
     try:
@@ -94,7 +97,7 @@ def _open_kernel_table(
         return None, [(logging.CRITICAL, note)]
     notes = [(logging.INFO, config.forwarding(options, None))]
     if table.taken_over:
-        end = "they go on if their calls are restored" if options.redis_server else "they end"
+        end = "they go on if their calls are restored" if options.redis_server or calls_left else "they end"
         left = f"kernel table {options.table} was left by another daemon, with {table.taken_over} streams: {end}"
         notes.append((NOTICE, left))
     return table, notes

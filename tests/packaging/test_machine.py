@@ -28,7 +28,15 @@ settings.load_profile("there")
 
 # What installing and removing any package changes.
 _CHANGING = (
-    *("/var/cache/apt", "/var/cache/debconf", "/var/cache/man", "/var/cache/ldconfig", "/var/lib/apt", "/var/lib/dpkg"),
+    *(
+        "/var/cache/modass",
+        "/var/cache/apt",
+        "/var/cache/debconf",
+        "/var/cache/man",
+        "/var/cache/ldconfig",
+        "/var/lib/apt",
+        "/var/lib/dpkg",
+    ),
     *("/var/log", "/proc", "/sys", "/dev", "/run", "/tmp", "/opt", "/packages", "/next"),
 )
 _LIST = f"find / {' '.join(f'-path {path} -prune -o' for path in _CHANGING)} -printf '%y %p\\n' | sort"

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rtpengine import __version__, config
+from rtpengine import __version__, config, config_file
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [option.name for option in config._OPTIONS + config._MORE_OPTIONS]
-NOT_IN_FILE = ("version", "help", "config-file", "config-section")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def helped() -> set[str]:
 def test_the_sample_has_every_option_once_and_says_nothing(written: Path, tmp_path: Path) -> None:
     text = (written / "rtpengine.conf").read_text()
     keys = re.findall(r"^#([a-z0-9-]+) = \S", text, re.MULTILINE)
-    assert sorted(keys) == sorted(set(NAMES) - set(NOT_IN_FILE))
+    assert sorted(keys) == sorted(set(NAMES) - set(config_file.NOT_IN_FILE))
     minimal = ["--ip=127.0.0.1", "--listen-ng=127.0.0.1:2223"]
     with_file = config.load([*minimal, f"--config-file={written / 'rtpengine.conf'}"])
     without = config.load([*minimal, "--config-file=none"])
