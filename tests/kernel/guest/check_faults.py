@@ -81,7 +81,7 @@ def test_a_table() -> None:
         )
     finally:
         os.close(control)
-    assert failed  # for the table, its folder or its files
+    assert failed > 3  # the table, its folder, its files
 
 
 def _none(found: list[Any]) -> None:
