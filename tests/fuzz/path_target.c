@@ -440,7 +440,7 @@ static void drain_events(void)
 
 	REQUIRE(count >= 0);
 	for (i = 0; i < count; i++)
-		REQUIRE(events[i].type >= PP_EVENT_CONFIRMED && events[i].type <= PP_EVENT_DTLS &&
+		REQUIRE(events[i].type >= PP_EVENT_CONFIRMED && events[i].type <= PP_EVENT_INDEX &&
 			events[i].len <= PP_EVENT_DATA_MAX);
 }
 
