@@ -43,6 +43,11 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total / 1e9
 
 
+def main_thread_seconds(pid: int) -> float:
+    """User and system time of a process's first thread: in our daemon, of everything but media."""
+    return sum(int(line.split()[0]) for line in _lines(f"/proc/{pid}/task/{pid}/schedstat")) / 1e9
+
+
 def status_kb(pids: Iterable[int], key: str) -> int:
     """One line of /proc/PID/status, summed, in KiB."""
     return sum(_field(f"/proc/{pid}/status", key) for pid in pids)
