@@ -64,6 +64,9 @@ class Sentinels(NamedTuple):
     name: str
     addresses: tuple[Address, ...]
 
+    def __str__(self) -> str:
+        return f"{self.name}@{','.join(map(str, self.addresses))}"
+
 
 def parse_sentinels(value: str) -> Sentinels:
     """``NAME@IP:PORT,IP:PORT...``. Raise ValueError."""

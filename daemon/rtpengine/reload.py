@@ -12,6 +12,7 @@ from dataclasses import fields
 from rtpengine import NOTICE
 from rtpengine.config import Config, ConfigError, ListenEndpoint
 from rtpengine.media import Learning
+from rtpengine.redis_server import Address, Sentinels
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ def shown(config: Config, field: str) -> str:
         return f"[{value.address}]:{value.port}" if ":" in value.address else f"{value.address}:{value.port}"
     if type(value) is tuple:
         return ",".join(map(str, value)) or "none"
+    if isinstance(value, Address | Sentinels):
+        return str(value)
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, Learning):

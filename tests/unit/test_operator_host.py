@@ -15,6 +15,7 @@ from rtpengine import bencode, config, log
 from rtpengine.config import ListenEndpoint
 from rtpengine.daemon import Daemon
 from rtpengine.operator_host import parameters
+from rtpengine.redis_server import Address, parse_sentinels
 
 OPTIONS = [
     *("--ip=127.0.0.1", "--ip6=::1", "--advertised-ip=198.51.100.2", "--listen-ng=127.0.0.1:2223", "--table=-1"),
@@ -89,6 +90,10 @@ def test_no_secret_among_the_parameters() -> None:
         config.parse(OPTIONS), b2b_url="http://user:hunter2@192.0.2.1/x", listen_tcp=ListenEndpoint("::1", 5)
     )
     shown = parameters(made)
+    assert parameters(dataclasses.replace(made, redis=Address("::1", 6379)))["redis"] == "[::1]:6379"
+    sentinels = parse_sentinels("calls@192.0.2.5:26379,192.0.2.6:26379")
+    shown_sentinels = parameters(dataclasses.replace(made, redis_sentinel=sentinels))["redis-sentinel"]
+    assert shown_sentinels == "calls@192.0.2.5:26379,192.0.2.6:26379"
     login = NamedTuple("Login", [("user", str), ("password", str)])("me", "hunter2")
     for value in (login, b"hunter2", ["hunter2"]):
         # what a file with a password has become, whatever the option is called
