@@ -105,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def option_words() -> list[str]:
+    """The options as bash completes them, each that takes a value with its ``=``."""
+    actions = [action for action in _parser()._actions if action.option_strings]
+    return [f"{action.option_strings[-1]}{'' if action.nargs == 0 else '='}" for action in actions]
+
+
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65_535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port")

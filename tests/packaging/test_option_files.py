@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rtpengine import __version__, config, config_file
+from rtpengine import __version__, config, config_file, ctl
+from rtpengine.operator_commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [option.name for option in config._OPTIONS + config._MORE_OPTIONS]
@@ -48,17 +49,17 @@ def test_the_samples_defaults_are_those_of_the_daemon(written: Path, tmp_path: P
     assert [name for name in type(said).__slots__ if getattr(said, name) != getattr(default, name)] == ["config_file"]
 
 
-def completed(written: Path, *words: str) -> list[str]:
+def completed(written: Path, *words: str, program: str = "rtpengine") -> list[str]:
     """What bash offers for the last word."""
     script = """
         source "$1"
         COMP_WORDS=("${@:2}")
         COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
         compopt() { :; }
-        _rtpengine
+        "_${2//-/_}"
         printf '%s\\n' "${COMPREPLY[@]}"
     """
-    command = ["bash", "-c", script, "bash", written / "rtpengine", "rtpengine", *words]
+    command = ["bash", "-c", script, "bash", written / program, program, *words]
     return subprocess.check_output(command, text=True).split()
 
 
@@ -82,6 +83,25 @@ def test_completion_knows_the_options_of_help(written: Path) -> None:
 )
 def test_completion_of_values(written: Path, words: tuple[str, ...], offered: list[str]) -> None:
     assert completed(written, *words) == offered
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("",), sorted({c.words.split()[0] for c in COMMANDS} | set(ctl.option_words()))),
+        (("li",), ["list"]),
+        (("list", "s"), ["sessions", "silenttimeout"]),
+        (("--json", "--port", "=", "9901", "set", "l"), ["loglevel"]),
+        (("--port", "="), []),
+        (("terminate", ""), ["all"]),
+        (("call", "8d1f@pbx", ""), ["debug", "info", "terminate"]),
+        (("call", "8d1f@pbx", "debug", "o"), ["off", "on"]),
+        (("drain", ""), []),
+        (("--inter",), ["--interval="]),
+    ],
+)
+def test_completion_of_the_control_tool(written: Path, words: tuple[str, ...], offered: list[str]) -> None:
+    assert sorted(completed(written, *words, program="rtpengine-ctl")) == offered
 
 
 @pytest.mark.parametrize("name", ["rtpengine.8", "rtpengine.conf.5"])
