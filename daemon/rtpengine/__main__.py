@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -12,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from rtpengine import NOTICE, config, control, control_cli, control_tcp, fdstore, log, process
-from rtpengine.daemon import Daemon
+from rtpengine.daemon import Daemon, Origin
 from rtpengine.handover import HandoverError, Predecessor
 from rtpengine.kernel import ROOT, KernelTable, NotLoaded, Unavailable
+from rtpengine.replacement import own_command
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon with these arguments (default: the process's); return the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     options = config.parse(arguments)
+    directory = os.getcwd()  # not always the one that it goes on in
     descriptors = process.raise_limits()
     try:
         predecessor = _meet_predecessor(options)
@@ -48,9 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log.log(
             NOTICE, "--takeover: no daemon listens on %s, so there are no calls to take over", options.takeover_socket
         )
-    return _serve(
-        Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], predecessor, left), ready
-    )
+    origin = Origin(own_command(), directory, predecessor, left)
+    return _serve(Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], origin), ready)
 
 
 def _serve(daemon: Daemon, ready: Callable[[], None]) -> int:

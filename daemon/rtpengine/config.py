@@ -103,6 +103,7 @@ class Config:
     tos: int
     timeout_s: int
     silent_timeout_s: int
+    final_timeout_s: int
     pidfile: str | None
     foreground: bool
     port_min: int
@@ -205,7 +206,7 @@ def forwarding(config: Config, failure: str | None) -> str:
         return f"forwarding in the kernel, with table {config.table}"
     if config.no_fallback:
         raise ConfigError(f"--no-fallback: kernel table {config.table} is not available, {failure}")
-    return f"forwarding in userspace, since {failure}; kernel table {config.table} is not used"
+    return f"forwarding in userspace, since {failure}; table {config.table} is not used"
 
 
 def control_warning(config: Config) -> str | None:
@@ -405,6 +406,7 @@ _MORE_OPTIONS = (
     _Option("log-stderr", "", "", "Log to standard error instead of syslog"),
     _Option("log-format", "", "FORM", "Lines of the log: text or json (%(default)s)", "text"),
     _Option("max-sessions", "", "INT", "Refuse new calls beyond so many, 0 for no limit (%(default)s)", 0),
+    _Option("final-timeout", "", "SECS", "Longest that a call may last, 0 for no limit (%(default)s)", 0),
     _Option("drain-timeout", "", "SECS", "End of a drain, 0 for none (%(default)s)", DEFAULT_DRAIN_TIMEOUT_S),
     _Option("control-allow", "", "NET[,NET...]", "Sources that control requests are accepted from"),
     _Option("trust-sdp", "", "", "Without a flag, trust the addresses in the SDP"),
@@ -648,6 +650,7 @@ _STEPS: tuple[_Step, ...] = (
     _read("log-level", _within(0, 7)),
     _read("timeout", _positive(DEFAULT_TIMEOUT_S), "_s"),
     _read("silent-timeout", _positive(DEFAULT_SILENT_TIMEOUT_S), "_s"),
+    _read("final-timeout", _within(0, _MAX_INTEGER), "_s"),
     _read("pidfile", _pidfile),
     _read("port-min", _within(1, 65_535)),
     _read("port-max", _within(1, 65_535)),

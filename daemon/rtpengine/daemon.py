@@ -12,11 +12,11 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rtpengine import __version__, control_cli, control_tcp, fdstore, operator_host
+from rtpengine import ProtocolError, __version__, control_cli, control_tcp, fdstore, operator_host
 from rtpengine.b2bua import B2bua
 from rtpengine.call import Call
 from rtpengine.config import Config
@@ -37,6 +37,7 @@ from rtpengine.operator_commands import When, execute
 from rtpengine.packetpath import DtlsReceived, Event, IndexMoved, PacketPath, SourceConfirmed, StunReceived
 from rtpengine.ports import PortPool
 from rtpengine.reload import Reloader
+from rtpengine.replacement import Replacement
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.sampling import Sampler
 from rtpengine.service import NgService, log_final_statistics
@@ -60,13 +61,25 @@ CACHE_GENERATION_S = 30.0
 GC_THRESHOLDS = (50_000, 20, 100)
 
 
+class Origin(NamedTuple):
+    """Where a daemon comes from, so that it can go on with what is there, and be replaced.
+
+    ``predecessor`` has calls to be taken over; ``left`` are those that systemd has kept. ``command`` was given in
+    ``directory``.
+    """
+
+    command: Sequence[str] = ()
+    directory: str = "/"
+    predecessor: Predecessor | None = None
+    left: fdstore.Left | None = None
+
+
 class Daemon:
     """All parts of one running daemon; ``run`` returns when a signal has asked for the end.
 
     ``sockets`` are the bound control sockets by option: listen-ng, listen-udp, listen-tcp, listen-http.
     ``kernel`` forwards established streams; None: everything stays in userspace.
     ``load`` reads the configuration again. ``forwarding`` is what was logged about the kernel.
-    ``predecessor`` has calls to be taken over; ``left`` are those that systemd has kept.
     """
 
     def __init__(
@@ -76,9 +89,9 @@ class Daemon:
         kernel: KernelTable | None = None,
         load: Callable[[], Config] | None = None,
         forwarding: str = "",
-        predecessor: Predecessor | None = None,
-        left: fdstore.Left | None = None,
+        origin: Origin | None = None,
     ) -> None:
+        origin = origin or Origin()
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
         self.offload = Offload(self.path, kernel, config.tos, time.monotonic) if kernel else None
         self.transport = PacketTransport(
@@ -87,7 +100,7 @@ class Daemon:
         if self.offload is not None:
             self.offload.context = lambda stream: call_context(*self.transport.owners[stream])
             self.offload.note = self.transport.note
-        limits = Limits(config.timeout_s, config.silent_timeout_s)
+        limits = Limits(config.timeout_s, config.silent_timeout_s, config.final_timeout_s)
         self.sampler = Sampler(self.path.state)
         self.b2bua = B2bua(config.b2b_url) if config.b2b_url is not None else None
         self.calls, self.requests = CallCounts(), RequestCounts()
@@ -120,6 +133,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._supervisor = Supervisor()
         self.persistence = self._open_persistence(config)
+        self.replacement = Replacement(origin.command, origin.directory, config.takeover_socket)
         around = operator_host.host(
             self.transport,
             self.path,
@@ -127,6 +141,7 @@ class Daemon:
             lambda: self.reloader.config,
             self._started,
             forwarding,
+            self.replacement.begin,
             lambda: self.persistence.state if self.persistence is not None else None,
         )
         self.operations = Operations(self.table, self.calls, around)
@@ -137,7 +152,7 @@ class Daemon:
         self.cli = control_cli.Server(self._operate, controllers(config))
         live = Live(self.table, self.ng, self.listeners, self.tcp, self.cli, self.web)
         self.reloader = Reloader(config, load or (lambda: config), live.appliers())
-        self._predecessor, self._left = predecessor, left
+        self._former = origin.predecessor or origin.left
         self._successions: Successions | None = None
         if config.takeover_socket is not None:
             path = config.takeover_socket
@@ -199,11 +214,10 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self.table.arm = self._arm
         loop.add_reader(self.path.fileno(), self._on_events)
-        former = self._predecessor or self._left
-        if former is not None:
-            former.restore(self.transport, self.table, Restorer(self.transport, self.table.tools, late=False))
+        if self._former is not None:
+            self._former.restore(self.transport, self.table, Restorer(self.transport, self.table.tools, late=False))
         if self.persistence is not None:
-            await self.persistence.start(restores=former is None)
+            await self.persistence.start(restores=self._former is None)
         if self.offload is not None:
             self.offload.settle()
         for listener in self.listeners:
@@ -285,6 +299,13 @@ class Daemon:
         """Take no new calls, and end when there are none left (SIGRTMIN)."""
         self.operations.drain(None, time.monotonic())
 
+    def replace(self) -> None:
+        """Have a new process take over (SIGRTMIN+1)."""
+        try:
+            self.replacement.begin()
+        except ProtocolError as reason:
+            log.error("not replaced: %s", reason)
+
     def _operate(self, words: list[str]) -> Any:
         """What rtpengine-ctl wants."""
         return execute(self.operations, words, When(time.monotonic(), time.time()))
@@ -296,6 +317,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         loop.add_signal_handler(signal.SIGRTMIN, self.drain)
+        loop.add_signal_handler(signal.SIGRTMIN + 1, self.replace)
         loop.add_signal_handler(signal.SIGUSR1, lower_level)
         loop.add_signal_handler(signal.SIGUSR2, raise_level)
 
@@ -313,6 +335,7 @@ class Daemon:
     def _tick(self, now: float) -> None:
         self.table.tick(now)
         self._supervise(now)
+        self.replacement.check()
         stats = self.path.stats()
         self.sampler.tick(self.table, stats.quality, now)
         if self.website is not None:
@@ -338,7 +361,7 @@ class Daemon:
 
     def _ended(self, call: Call, reason: str, now: float) -> None:
         with call_context(call.call_id):
-            if self.b2bua is not None and reason == "timeout":
+            if self.b2bua is not None and reason in ("timeout", "final timeout"):
                 self.b2bua.call_timed_out([leg.tag for leg in call.legs])
             if self.persistence is not None:
                 self.persistence.ended(call.call_id)

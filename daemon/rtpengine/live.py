@@ -37,6 +37,7 @@ class Live:
         return {
             "timeout_s": self._set_limits,
             "silent_timeout_s": self._set_limits,
+            "final_timeout_s": self._set_limits,
             "log_level": lambda config: set_level(config.log_level),
             "max_sessions": lambda config: setattr(self.table.admission, "max_sessions", config.max_sessions),
             "drain_timeout_s": lambda config: None,  # read when a drain begins
@@ -49,7 +50,8 @@ class Live:
         }
 
     def _set_limits(self, config: Config) -> None:
-        self.table.set_limits(Limits(config.timeout_s, config.silent_timeout_s), time.monotonic())
+        limits = Limits(config.timeout_s, config.silent_timeout_s, config.final_timeout_s)
+        self.table.set_limits(limits, time.monotonic())
 
     def _set_access(self, config: Config) -> None:
         self.tcp.allowed = config.control_allow

@@ -46,13 +46,14 @@ _LEVELS = (
 for _level in _LEVELS:
     logging.addLevelName(_level.threshold, _level.name)
 
-# The subsystem of a line in JSON, by module; what has none is of the core.
+# The subsystem of a line, by module; what has none is of the core.
 _SUBSYSTEMS = {
     **dict.fromkeys(("control", "control_tcp", "service", "rtpproxy_service", "openser_service"), "control"),
     **dict.fromkeys(("peering", "dtls", "dtls_association"), "peering"),
     **dict.fromkeys(("offload", "kernel"), "kernel"),
     **dict.fromkeys(("transport", "ports"), "ports"),
-    **dict.fromkeys(("store", "snapshot"), "redis"),
+    **dict.fromkeys(("store", "snapshot", "persistence"), "redis"),
+    **dict.fromkeys(("handover", "fdstore", "replacement"), "takeover"),
     "b2bua": "b2bua",
     "web": "http",
 }
@@ -116,11 +117,11 @@ class LineFormatter(logging.Formatter):
 
 
 class LevelFormatter(LineFormatter):
-    """``LEVEL: [CALL-ID]: text``, as operators read it on standard error (operations.md 3)."""
+    """``LEVEL: [CALL-ID]: [SUBSYSTEM] text``, as operators read it on standard error (operations.md 3)."""
 
     def line(self, call: str, record: logging.LogRecord) -> str:
-        text = printable(record.getMessage())
-        return f"{record.levelname}: {call}: {text}" if call else f"{record.levelname}: {text}"
+        whose = f"{call}: " if call else ""
+        return f"{record.levelname}: {whose}[{_subsystem(record)}] {printable(record.getMessage())}"
 
 
 class JournalFormatter(logging.Formatter):
@@ -148,7 +149,7 @@ class JsonFormatter(logging.Formatter):
             "ts": when.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "call_id": None if call_id is None else _encodable(call_id),
-            "subsystem": _SUBSYSTEMS.get(record.name.rpartition(".")[2], "core"),
+            "subsystem": _subsystem(record),
             "message": _encodable(record.getMessage()),
         }
         if port is not None:
@@ -156,6 +157,10 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = _encodable(self.formatException(record.exc_info))
         return json.dumps(line)
+
+
+def _subsystem(record: logging.LogRecord) -> str:
+    return _SUBSYSTEMS.get(record.name.rpartition(".")[2], "core")
 
 
 def _encodable(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from rtpengine.call import Call
 from rtpengine.counts import CallCounts
 from rtpengine.operator_commands import MAX_SECONDS, OPTIONS, SETTINGS
 from rtpengine.report import CallReport
-from rtpengine.table import CallTable, Limits
+from rtpengine.table import CallTable
 from rtpengine.why import diagnose
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class Host:
     """The process around the calls, as far as operators ask for it.
 
     ``userspace`` is why no stream can be in the kernel, "" where some can. ``parameters`` are the options in force, by
-    name, without anything secret. ``drain_limit_s`` is for drains that name none. ``redis`` tells how the storage is,
-    None where no calls are stored.
+    name, without anything secret. ``drain_limit_s`` is for drains that name none. ``replace`` starts a successor and
+    returns its process id. ``redis`` tells how the storage is, None where no calls are stored.
     """
 
     started: float
@@ -71,6 +71,7 @@ class Host:
     set_level: Callable[[int], None]
     debug: Callable[[str, bool], None]
     is_debugged: Callable[[str], bool]
+    replace: Callable[[], int]
     redis: Callable[[], str | None] = lambda: None
 
 
@@ -146,6 +147,7 @@ class Operations:
             "maxsessions": self.table.admission.max_sessions,
             "timeout": limits.timeout_s,
             "silenttimeout": limits.silent_timeout_s,
+            "finaltimeout": limits.final_timeout_s,
         }
         return self.host.level() if name == "loglevel" else int(values[name])
 
@@ -157,9 +159,11 @@ class Operations:
             case "maxsessions":
                 self.table.admission.max_sessions = number
             case "timeout":
-                self.table.set_limits(Limits(number, limits.silent_timeout_s), now)
+                self.table.set_limits(replace(limits, timeout_s=number), now)
             case "silenttimeout":
-                self.table.set_limits(Limits(limits.timeout_s, number), now)
+                self.table.set_limits(replace(limits, silent_timeout_s=number), now)
+            case "finaltimeout":
+                self.table.set_limits(replace(limits, final_timeout_s=number), now)
             case "loglevel":
                 self.host.set_level(number)
         log.log(NOTICE, "%s is now %d", OPTIONS[name], number)
@@ -175,6 +179,10 @@ class Operations:
         """Take new calls again."""
         self.table.admission.undrain()
         return {"draining": False, "sessions": len(self.table)}
+
+    def replace(self) -> Values:
+        """Have a new process take everything over without a gap; this one ends then."""
+        return {"successor": self.host.replace(), "sessions": len(self.table)}
 
     # Calls
 

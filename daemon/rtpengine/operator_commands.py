@@ -20,12 +20,14 @@ SETTINGS = {
     "maxsessions": (0, MAX_SECONDS),
     "timeout": (1, MAX_SECONDS),
     "silenttimeout": (1, MAX_SECONDS),
+    "finaltimeout": (0, MAX_SECONDS),
     "loglevel": (0, 7),
 }
 OPTIONS = {
     "maxsessions": "max-sessions",
     "timeout": "timeout",
     "silenttimeout": "silent-timeout",
+    "finaltimeout": "final-timeout",
     "loglevel": "log-level",
 }
 
@@ -124,6 +126,7 @@ _TEXTS = {
     "maxsessions": "how many calls may be there at once, 0 for no limit",
     "timeout": "seconds without media after which a call ends",
     "silenttimeout": "the same for calls on hold",
+    "finaltimeout": "seconds that a call may last, 0 for no limit",
     "loglevel": "up to which level is logged, 0 to 7",
 }
 
@@ -145,6 +148,7 @@ COMMANDS = (
     Command("call CALLID debug off", "", "no longer do that", lambda o, a, w: o.debug(a[0], on=False)),
     Command("drain", "[SECONDS]", "take no new calls, end with the last one", _drain),
     Command("undrain", "", "take new calls again", lambda o, a, w: o.undrain()),
+    Command("replace", "", "start the installed version, which takes over without a gap", lambda o, a, w: o.replace()),
     Command("params", "", "the options in force", lambda o, a, w: o.parameters()),
     Command("usage", "", "this list", lambda o, a, w: usage()),
 )  # fmt: skip

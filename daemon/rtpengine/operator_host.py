@@ -29,11 +29,12 @@ def host(
     configuration: Callable[[], Config],
     started: float,
     forwarding: str,
+    replace: Callable[[], int],
     redis: Callable[[], str | None],
 ) -> Host:
     """``configuration`` tells the one in force; ``forwarding`` is the line that start-up logs about the kernel.
 
-    ``redis`` tells how the storage is, None without one.
+    ``replace`` starts a successor; ``redis`` tells how the storage is, None without one.
     """
     return Host(
         started=started,
@@ -46,6 +47,7 @@ def host(
         set_level=log.set_level,
         debug=log.debug_call,
         is_debugged=log.is_debugged,
+        replace=replace,
         redis=redis,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,16 +27,26 @@ NOT_FOUND = "Call-ID not found or tags didn't match"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """After how many seconds without a packet a stream is dead: expected to carry media, and muted."""
+    """After how many seconds without a packet a stream is dead: expected to carry media, and muted.
+
+    ``final_timeout_s`` is how long a call may last whatever comes; 0: no limit.
+    """
 
     timeout_s: float = 60.0
     silent_timeout_s: float = 3600.0
+    final_timeout_s: float = 0.0
+
+    @property
+    def longest_s(self) -> float:
+        """How long a call may last."""
+        return self.final_timeout_s or math.inf
 
 
 class CallTable:
     """The calls under their call-ids.
 
-    ``ended`` is told of each call and the reason (``"deleted"``, ``"timeout"``) while its streams can still be read.
+    ``ended`` is told of each call and the reason (``"deleted"``, ``"timeout"``, ``"final timeout"``) while its streams
+    can still be read.
     ``admission`` says whether new calls are taken.
     ``arm``, once set, is told when :meth:`due_handshakes` will have something next, in monotonic seconds.
     ``changed``, once set, is told of each call-id of which something has changed that must not be forgotten.
@@ -169,14 +180,16 @@ class CallTable:
                 self._check(call, now)
 
     def _check(self, call: Call, now: float) -> None:
-        expiry = self.expiry(call)
+        expiry, limit = self.expiry(call), call.created + self.limits.longest_s
         if call.ends_at is not None and call.ends_at <= now:
             self.end(call, "deleted", now)
+        elif limit <= now:
+            self.end(call, "final timeout", now)
         elif expiry <= now:
             self.end(call, "timeout", now)
         else:
             self._close_retired(call, now)
-            self._check_at(call, expiry)
+            self._check_at(call, min(expiry, limit))
             self._schedule_closing(call)
 
     def set_limits(self, limits: Limits, now: float) -> None:
@@ -252,7 +265,8 @@ class CallTable:
 
     def _look_after(self, call: Call, now: float) -> None:
         # No stream can be dead before the shorter limit has passed; looking then costs less than computing it now.
-        self._check_at(call, now + min(self.limits.timeout_s, self.limits.silent_timeout_s))
+        sooner = now + min(self.limits.timeout_s, self.limits.silent_timeout_s)
+        self._check_at(call, min(sooner, call.created + self.limits.longest_s))
         self._schedule_closing(call)
         self._await_handshakes(call)
 

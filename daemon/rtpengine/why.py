@@ -51,8 +51,11 @@ def diagnose(call: Call, table: CallTable, userspace: str, now: float, wall: flo
 def _end(call: Call, table: CallTable, now: float) -> dict[str, Any]:
     """When the call ends by itself, and why that will be."""
     expiry = table.expiry(call)
-    if call.ends_at is not None and call.ends_at <= expiry:
+    limit = call.created + table.limits.longest_s
+    if call.ends_at is not None and call.ends_at <= min(expiry, limit):
         return {"ends_in_s": call.ends_at - now, "ends_because": "it is deleted, with a delay"}
+    if limit <= expiry:
+        return {"ends_in_s": limit - now, "ends_because": "it lasts until then, the longest that a call may"}
     return {"ends_in_s": expiry - now, "ends_because": "no packet comes meanwhile"}
 
 

@@ -74,13 +74,13 @@ def _down(name: str) -> None:
 
 def _run(name: str) -> NoReturn:
     service = _check(name)
-    os.execv(DAEMON, [DAEMON, *service.options, "--foreground"])
+    os.execv(DAEMON, [DAEMON, *service.options, *service.succession, "--foreground"])
 
 
 def _start(name: str) -> NoReturn:
     service = _check(name)
     more = [f"--pidfile={service.pidfile}"] if service.forks else ["--foreground"]
-    os.execv(DAEMON, [DAEMON, *service.options, *more])
+    os.execv(DAEMON, [DAEMON, *service.options, *service.succession, *more])
 
 
 COMMANDS: dict[str, Callable[[str], object]] = {

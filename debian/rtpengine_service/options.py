@@ -34,6 +34,11 @@ class Service:
         """Where an init script finds the PID."""
         return self.config.pidfile or f"/run/rtpengine/{self.name}.pid"
 
+    @property
+    def succession(self) -> list[str]:
+        """The option that lets a new process take over, unless the files have it."""
+        return [] if self.config.takeover_socket else [f"--takeover-socket=/run/rtpengine/{self.name}.takeover"]
+
 
 def load(name: str) -> Service:
     """What the files of a service say, checked as the daemon will check it. Raise ServiceError."""

@@ -73,7 +73,7 @@ def test_no_module_is_nothing_special(proc: FakeProc, capsys: pytest.CaptureFixt
 def test_a_module_that_refuses_is_told_loudly(proc: FakeProc, capsys: pytest.CaptureFixture[str]) -> None:
     proc.failing["3/control"] = errno.EBUSY
     table, notes = _open_kernel_table(options(), proc.root)
-    note = "forwarding in userspace, since another process has it; kernel table 3 is not used"
+    note = "forwarding in userspace, since another process has it; table 3 is not used"
     assert (table, notes) == (None, [(logging.CRITICAL, note)])
     assert capsys.readouterr().err == f"rtpengine: {note}\n"
 

@@ -131,9 +131,7 @@ def told(start: Callable[..., Daemon]) -> Daemon:
 
 
 def ctl(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rtpengine.ctl", f"--port={CTL_PORT}", *words]
-    with daemon.lab.relay.inside():
-        return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    return daemon.ctl(CTL_PORT, *words)
 
 
 def ask(daemon: Daemon, *words: str) -> Any:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,19 @@ def start(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
         daemon.kill()
 
 
+def end(pid: int) -> None:
+    """End a process that is no child of ours in order, and wait for that."""
+    with suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGTERM)
+            poll = select.poll()
+            poll.register(process, select.POLLIN)
+            assert poll.poll(20_000), f"process {pid} does not end"
+        finally:
+            os.close(process)
+
+
 async def test_nothing_is_lost(start: Callable[..., Daemon], calls: Calls) -> None:
     old = start()
     await calls.place(old, [*PAIRS, "plain", "SDES to plain"])
@@ -131,6 +146,39 @@ async def test_nothing_is_lost(start: Callable[..., Daemon], calls: Calls) -> No
         call.delete()
     assert newest.stop() == 0
     assert "Traceback" not in old.log + new.log + newest.log
+
+
+async def test_a_daemon_replaces_itself(start: Callable[..., Daemon], calls: Calls, tmp_path: Path) -> None:
+    """Its own command line, once on a signal, once as the tool says; then a successor that cannot be."""
+    pidfile = tmp_path / "pid"
+
+    def successor_of(old: int) -> int:
+        assert wait_until(lambda: pidfile.exists() and int(pidfile.read_text() or old) != old, 20)
+        return int(pidfile.read_text())
+
+    first = start(f"--pidfile={pidfile}", "--listen-cli=9909")
+    try:
+        await calls.place(first, ["plain", "SDES to plain"])
+        calls.talk()
+        await asyncio.sleep(0.5)
+        first.signal(signal.SIGRTMIN + 1)
+        assert await asyncio.to_thread(wait_until, lambda: not first.alive, 20)
+        assert first.process.returncode == 0
+        second = successor_of(first.pid)
+        said = await asyncio.to_thread(first.ctl, 9909, "replace")
+        third = successor_of(second)
+        assert (said.stdout, said.stderr) == (f"successor: {third}\nsessions: 2\n", "")
+        await asyncio.sleep(0.5)
+        await calls.fall_silent()
+        calls.all_heard()
+        assert first.log.count("2 calls taken over from the running daemon in ") == 2
+        for call in calls.made:
+            await both_hear(call)
+            call.delete()
+        assert "Traceback" not in first.log
+    finally:
+        if pidfile.exists():  # else there was none but the first, which the fixture ends
+            end(int(pidfile.read_text()))
 
 
 async def test_the_calls_in_redis_go_along(

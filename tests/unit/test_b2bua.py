@@ -113,7 +113,9 @@ def test_each_tag_is_reported(serve: Callable[..., Server], lines: Callable[[], 
     report(f"http://user:{SECRET}@127.0.0.1:{server.port}/some/where", "one", "", "<two>&\u00e9")
     assert sorted(server.calls) == [("sbc", "postControlCmd", tag, "teardown") for tag in ("<two>&\u00e9", "one")]
     assert server.handler.seen == [("/some/where", b2bua.USER_AGENT, "Basic dXNlcjpzM2NyZXQ=")] * 2
-    assert sorted(lines()) == [f"INFO: [a@call]: XML-RPC: tag '{tag}' reported" for tag in ("<two>&\u00e9", "one")]
+    assert sorted(lines()) == [
+        f"INFO: [a@call]: [b2bua] XML-RPC: tag '{tag}' reported" for tag in ("<two>&\u00e9", "one")
+    ]
 
 
 @pytest.mark.parametrize("value", [None, "", 0, [1, {"a": 2}]])
@@ -139,10 +141,10 @@ def test_a_server_that_recovers(serve: Callable[..., Server], lines: Callable[[]
     assert len(server.calls) == 4
     assert lines() == [
         *[
-            rf"INFO: [a@call]: XML-RPC: tag 't', attempt {number} failed: fault 17: not now\nforged"
+            rf"INFO: [a@call]: [b2bua] XML-RPC: tag 't', attempt {number} failed: fault 17: not now\nforged"
             for number in (1, 2, 3)
         ],
-        "INFO: [a@call]: XML-RPC: tag 't' reported",
+        "INFO: [a@call]: [b2bua] XML-RPC: tag 't' reported",
     ]
 
 
@@ -150,7 +152,7 @@ def given_up(lines: list[str]) -> str:
     """Why the only tag was given up, after four attempts."""
     assert [line.split(":")[0] for line in lines] == ["INFO", "INFO", "INFO", "WARNING"]
     start, _, reason = lines[-1].partition(", the last attempt failed too: ")
-    assert start == "WARNING: [a@call]: XML-RPC: tag 't' is not reported"
+    assert start == "WARNING: [a@call]: [b2bua] XML-RPC: tag 't' is not reported"
     return reason
 
 
@@ -295,7 +297,7 @@ def test_the_loop_stays_free_and_the_threads_few(peer: Peer, lines: Callable[[],
         reporter.close()
 
     asyncio.run(run())
-    assert lines() == ["WARNING: XML-RPC: 50 tags of calls that have timed out are not reported any more"]
+    assert lines() == ["WARNING: [b2bua] XML-RPC: 50 tags of calls that have timed out are not reported any more"]
 
 
 @pytest.mark.parametrize("peer", [(b"", False)], indirect=True)
@@ -310,8 +312,8 @@ def test_what_waits_is_bounded(peer: Peer, lines: Callable[[], list[str]], monke
 
     asyncio.run(run())
     assert lines() == [
-        "WARNING: [a@call]: XML-RPC: tag '4' is not reported, since 3 others wait",
-        "WARNING: XML-RPC: 3 tags of calls that have timed out are not reported any more",
+        "WARNING: [a@call]: [b2bua] XML-RPC: tag '4' is not reported, since 3 others wait",
+        "WARNING: [b2bua] XML-RPC: 3 tags of calls that have timed out are not reported any more",
     ]
 
 

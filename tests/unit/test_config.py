@@ -41,6 +41,7 @@ DEFAULTS = Config(
     log_facility="daemon",
     log_format="text",
     max_sessions=0,
+    final_timeout_s=0,
     drain_timeout_s=3600,
     num_threads=min(len(os.sched_getaffinity(0)), MAX_WORKERS),
     endpoint_learning=Learning.HEURISTIC,
@@ -108,6 +109,7 @@ OPTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("log-facility", "", "local7", {"log_facility": "local7"}),
     ("log-format", "", "json", {"log_format": "json"}),
     ("max-sessions", "", "2147483647", {"max_sessions": 2**31 - 1}),
+    ("final-timeout", "", "7200", {"final_timeout_s": 7200}),
     ("drain-timeout", "", "0", {"drain_timeout_s": 0}),
     ("control-allow", "", "192.0.2.4", {"control_allow": (ip_network("192.0.2.4/32"),)}),
     (
@@ -514,7 +516,7 @@ def test_the_implied_networks_are_private(source: str, served: bool) -> None:
     [
         (["-t-1"], None, "forwarding in userspace, since --table is negative (-1)"),
         (["-t-1", "-F"], "of the moon", "forwarding in userspace, since --table is negative (-1)"),
-        ([], "of the moon", "forwarding in userspace, since of the moon; kernel table 0 is not used"),
+        ([], "of the moon", "forwarding in userspace, since of the moon; table 0 is not used"),
         (["-t7"], None, "forwarding in the kernel, with table 7"),
         (["-t7", "-F"], None, "forwarding in the kernel, with table 7"),
     ],

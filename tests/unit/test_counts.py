@@ -90,7 +90,13 @@ def test_time_outs(extra: str, answers: bool, reason: str, seconds: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("reason", "counted"), [("deleted", "terminated"), ("force terminated", "force_terminated"), ("x", "x")]
+    ("reason", "counted"),
+    [
+        ("deleted", "terminated"),
+        ("final timeout", "final_timeout"),
+        ("force terminated", "force_terminated"),
+        ("x", "x"),
+    ],
 )
 def test_other_ends(reason: str, counted: str) -> None:
     calls = Calls()

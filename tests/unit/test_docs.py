@@ -73,6 +73,7 @@ FIELDS = {
     "timeout": "timeout_s",
     "silent-timeout": "silent_timeout_s",
     "drain-timeout": "drain_timeout_s",
+    "final-timeout": "final_timeout_s",
     "poll-pause": "poll_pause_us",
 }
 DEFAULTS = {
@@ -472,7 +473,7 @@ def test_the_readme_shows_a_piece_of_them() -> None:
 
 def test_the_wrong_port_is_named_as_documented() -> None:
     request = dialogue(section(README, "The older protocols"))[0][0]
-    assert f"WARNING: request from 127.0.0.1: {name_protocol(request.encode())}\n" in README
+    assert f"WARNING: [control] request from 127.0.0.1: {name_protocol(request.encode())}\n" in README
 
 
 @pytest.mark.parametrize("letter", sorted(rtpproxy._COMMANDS))

@@ -76,6 +76,7 @@ LAYERS = {
             "snapshot_json",
             "handover",
             "fdstore",
+            "replacement",
             "__main__",
         ),
     },

@@ -89,7 +89,7 @@ def test_contexts_nest_and_end_with_an_exception() -> None:
     ("formatter", "outside", "inside"),
     [
         (LineFormatter(), "hello", "[abc] hello"),
-        (LevelFormatter(), "INFO: hello", "INFO: [abc]: hello"),
+        (LevelFormatter(), "INFO: [core] hello", "INFO: [abc]: [core] hello"),
         (JournalFormatter(), "<6>hello", "<6>[abc] hello"),
     ],
 )
@@ -212,7 +212,7 @@ def test_setup_in_the_foreground_writes_both(
         logger.info("media %d: confirmed", 1)
         logger.log(NOTICE, "new call")
         logger.debug("not at this level")
-    assert capsys.readouterr().err == "INFO: [abc]: media 1: confirmed\nNOTICE: [abc]: new call\n"
+    assert capsys.readouterr().err == "INFO: [abc]: [core] media 1: confirmed\nNOTICE: [abc]: [core] new call\n"
     lines = [syslogd.recv(9000).decode() for _ in range(2)]
     assert [line.partition("]: ")[2] for line in lines] == ["[abc] media 1: confirmed", "[abc] new call"]
     assert [line.partition("rtp")[0] for line in lines] == [f"<{17 * 8 + 6}>", f"<{17 * 8 + 5}>"]
@@ -230,7 +230,7 @@ def test_setup_under_systemd(
         log.setup(6, foreground=True)
         logging.getLogger("rtpengine.x").warning("watch out")
         stream.seek(0)
-        assert stream.read() == ("<4>watch out\n" if ours else "WARNING: watch out\n")
+        assert stream.read() == ("<4>watch out\n" if ours else "WARNING: [core] watch out\n")
     assert len(root.handlers) == (1 if ours else 2)
 
 
@@ -239,7 +239,7 @@ def test_setup_without_a_real_standard_error(root: logging.Logger, monkeypatch: 
     monkeypatch.setattr(sys, "stderr", stream)
     log.setup(6, foreground=True, log_stderr=True)
     logging.getLogger("rtpengine.x").error("e")
-    assert stream.getvalue() == "ERROR: e\n"
+    assert stream.getvalue() == "ERROR: [core] e\n"
 
 
 def test_levels_move_one_by_one_and_stop_at_the_ends(root: logging.Logger) -> None:
@@ -253,7 +253,7 @@ def test_levels_move_one_by_one_and_stop_at_the_ends(root: logging.Logger) -> No
     names = ["EMERGENCY", "EMERGENCY", "ALERT", "CRITICAL", "ERROR", "WARNING", "NOTICE", "INFO", "DEBUG", "DEBUG"]
     numbers = [0, 0, 1, 2, 3, 4, 5, 6, 7, 7]
     assert stream.getvalue().splitlines() == [
-        f"{name}: log level is now {number}" for name, number in zip(names, numbers, strict=True)
+        f"{name}: [core] log level is now {number}" for name, number in zip(names, numbers, strict=True)
     ]
 
 
@@ -327,9 +327,9 @@ def test_one_call_is_debugged(root: logging.Logger, monkeypatch: pytest.MonkeyPa
     assert "detail" not in usual
     log.debug_call("one", True)
     assert (log.level(), log.is_debugged("one"), log.is_debugged("other")) == (5, True, False)
-    assert speak() == "DEBUG: [one]: detail\n" + usual
+    assert speak() == "DEBUG: [one]: [core] detail\n" + usual
     log.raise_level()
-    assert speak() == "DEBUG: [one]: detail\n" + usual
+    assert speak() == "DEBUG: [one]: [core] detail\n" + usual
     assert log.level() == 6
     log.debug_call("one", False)
     log.debug_call("never", False)

@@ -202,6 +202,7 @@ def test_calls(scene: Scene) -> None:
         "terminated": 1,
         "timeout": 0,
         "silent_timeout": 0,
+        "final_timeout": 0,
         "offer_timeout": 0,
         "rejected": 0,
     }

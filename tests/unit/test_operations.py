@@ -59,6 +59,7 @@ class Stage:
             traffic=lambda: Traffic(50, 8600, 1, 20, 3440, {"source": 3, "replay": 0}),
             parameters=lambda: {"ip": "192.0.2.1", "timeout": 1},
             drain_limit_s=lambda: 3600,
+            replace=lambda: 4711,
             level=lambda: self.level,
             set_level=lambda level: setattr(self, "level", level),
             debug=lambda call_id, on: (self.debugged.add if on else self.debugged.discard)(call_id),
@@ -140,6 +141,11 @@ def test_totals_count_what_is_over(stage: Stage) -> None:
     )
 
 
+def test_a_replacement(stage: Stage) -> None:
+    stage.place("c")
+    assert stage.ask("replace") == {"successor": 4711, "sessions": 1}
+
+
 def test_a_drain_and_its_end(stage: Stage) -> None:
     stage.place()
     assert stage.ask("drain") == {"draining": True, "sessions": 1, "drain_ends_in_s": 3600}
@@ -181,6 +187,7 @@ def test_parameters_are_those_in_force(stage: Stage) -> None:
         "ip": "192.0.2.1",
         "timeout": 60,
         "silent-timeout": 3600,
+        "final-timeout": 0,
         "max-sessions": 0,
         "log-level": 6,
     }
@@ -399,6 +406,9 @@ def test_why_a_call_ends(stage: Stage) -> None:
     stage.hear(30000, last=NOW)
     why = stage.ask("why", "c")
     assert (why["ends_in_s"], why["ends_because"]) == (9.0, "it is deleted, with a delay")
+    assert stage.ask("set", "finaltimeout", "65") == {"finaltimeout": 65}
+    why = stage.ask("why", "c")
+    assert (why["ends_in_s"], why["ends_because"]) == (5.0, "it lasts until then, the longest that a call may")
 
 
 # Words

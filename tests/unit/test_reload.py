@@ -50,13 +50,13 @@ def running(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Runnin
 
 def test_what_changes_at_once(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     running.write(
-        "timeout = 20\nsilent-timeout = 30\nlog-level = 7\nmax-sessions = 5\ndrain-timeout = 9\n"
+        "timeout = 20\nsilent-timeout = 30\nfinal-timeout = 40\nlog-level = 7\nmax-sessions = 5\ndrain-timeout = 9\n"
         "control-allow = 192.0.2.0/24; ::1\nendpoint-learning = off\ntrust-sdp = yes\nice-default = force\n"
         "http-allow = 198.51.100.0/24\n"
     )
     running.daemon.reload()
     daemon = running.daemon
-    assert daemon.table.limits == Limits(20, 30)
+    assert daemon.table.limits == Limits(20, 30, 40)
     assert daemon.table.admission.max_sessions == 5
     assert daemon.table.learning is Learning.OFF
     assert daemon.tcp.allowed == (ip_network("192.0.2.0/24"), ip_network("::1/128"))
@@ -64,7 +64,8 @@ def test_what_changes_at_once(running: Running, caplog: pytest.LogCaptureFixture
     assert daemon.reloader.config.drain_timeout_s == 9
     assert logging.getLogger().level == logging.DEBUG
     assert [record.getMessage() for record in caplog.records] == [
-        "configuration read again: timeout 50 -> 20, silent-timeout 3600 -> 30, log-level 6 -> 7, "
+        "configuration read again: timeout 50 -> 20, silent-timeout 3600 -> 30, final-timeout 0 -> 40, "
+        "log-level 6 -> 7, "
         "max-sessions 0 -> 5, drain-timeout 3600 -> 9, endpoint-learning heuristic -> off, trust-sdp off -> on, "
         "ice-default optional -> force, control-allow none -> 192.0.2.0/24,::1/128, http-allow none -> 198.51.100.0/24"
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from fakes import TOOLS, FakeTransport
 
@@ -139,6 +141,26 @@ class TestExpiry:
         assert len(bench.table) == 1
         bench.table.tick(3060.0)
         assert len(bench.table) == 0
+
+    def test_whatever_comes_a_call_lasts_no_longer_than_the_final_timeout(self, bench: Bench) -> None:
+        bench.table.limits = Limits(60, 3600, 30)
+        bench.place()
+        bench.transport.heard = dict.fromkeys((30000, 30002), math.inf)
+        bench.place(now=20.0)
+        bench.table.tick(29.0)
+        assert len(bench.table) == 1
+        bench.table.tick(30.0)
+        assert bench.ended == [("c", "final timeout", 30.0)]
+
+    def test_a_final_timeout_that_is_set_counts_for_calls_that_there_are(self, bench: Bench) -> None:
+        bench.place()
+        bench.transport.heard = dict.fromkeys((30000, 30002), math.inf)
+        bench.table.set_limits(Limits(60, 3600, 100), 50.0)
+        for now in range(50, 100):
+            bench.table.tick(float(now))
+        assert len(bench.table) == 1
+        bench.table.tick(100.0)
+        assert bench.ended == [("c", "final timeout", 100.0)]
 
     def test_call_without_ports_lives_for_the_timeout(self, bench: Bench) -> None:
         bench.table.offer("c", "a", [audio(A, rejected=True)], PLAIN, 0.0)

@@ -109,7 +109,7 @@ def test_two_daemons_on_two_tables(lab: Lab, start: Callable[..., Daemon]) -> No
         taken = "--no-fallback: kernel table 1 is not available, process {} has it\n"
         assert refused(lab, "--table=1", "--no-fallback") == f"rtpengine: {taken.format(daemons[1].pid)}"
         third = start("--table=0", "--ip=198.51.100.3", ipv6=False)
-        reason = f"since process {daemons[0].pid} has it; kernel table 0 is not used"
+        reason = f"since process {daemons[0].pid} has it; table 0 is not used"
         assert f"rtpengine: forwarding in userspace, {reason}" in third.log
         made = call(third, {}, {})
         made.place()

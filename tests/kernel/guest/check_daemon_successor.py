@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def secure(profile: str = "RTP/SAVP") -> dict[str, Any]:
     return {"protocol": profile, "sdes": sdes("CM128-80")}
 
 
-def calls_of(daemon: Daemon) -> list[Call]:
-    """Plain, secure on one side, and secure on both, from IPv4 to IPv6."""
-    made = [call(daemon, {}, {}), call(daemon, secure(), {}), call(daemon, secure(), secure("RTP/SAVPF"), (4, 6))]
+def calls_of(daemon: Daemon, count: int = 3) -> list[Call]:
+    """In turn plain, secure on one side, and secure on both, from IPv4 to IPv6."""
+    kinds = cycle([({}, {}, (4, 4)), (secure(), {}, (4, 4)), (secure(), secure("RTP/SAVPF"), (4, 6))])
+    made = [call(daemon, *kind) for kind in islice(kinds, count)]
     for each in made:
         each.place()
     return made
@@ -81,10 +83,11 @@ def delete(made: list[Call], successor: Daemon) -> None:
     assert "Traceback" not in successor.log
 
 
-def test_a_takeover(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [3, 50])
+def test_a_takeover(start: Start, tmp_path: Path, count: int) -> None:
     socket = f"--takeover-socket={tmp_path}/socket"
     old = start(socket)
-    made = calls_of(old)
+    made = calls_of(old, count)
     with Traffic(made) as traffic:
         assert wait_for(lambda: in_kernel(made)), old.log[-3000:]
         traffic.flows(20)
@@ -97,7 +100,7 @@ def test_a_takeover(start: Start, tmp_path: Path) -> None:
         go_on(made, new, traffic)
         end(made, traffic)
     assert old.process.returncode == 0
-    assert "3 calls taken over from the running daemon" in new.log
+    assert f"{count} calls taken over from the running daemon" in new.log
     delete(made, new)
 
 

@@ -210,6 +210,23 @@ def a_restart_leaves_the_kernel_at_work() -> None:
 
 
 @step
+def the_daemon_is_replaced_and_stays_the_same_service() -> None:
+    old, since = pid(MAIN), state(MAIN, "InvocationID")
+    run("systemctl", "kill", "--kill-who=main", "--signal=SIGRTMIN+1", MAIN)
+    wait_for(f"the end of process {old}", lambda: not Path(f"/proc/{old}").exists())
+    wait_for("a new main process", lambda: pid(MAIN) not in (0, old))
+    assert state(MAIN) == "active" and state(MAIN, "InvocationID") == since and state(MAIN, "NRestarts") == "0"
+    assert "1 calls taken over from the running daemon" in run("journalctl", "--no-pager", "-u", MAIN)
+    assert calls["main"].exchange() == 2
+    calls["main"].settle(0)
+    # systemd looks after the new one as it did after the old one
+    replaced = pid(MAIN)
+    run("systemctl", "restart", MAIN)
+    assert pid(MAIN) not in (0, replaced) and state(MAIN) == "active"
+    calls["main"].settle(0)
+
+
+@step
 def so_does_a_crash() -> None:
     calls["main"] = Call("crash", PORT)
     calls["main"].settle(0)

@@ -92,6 +92,12 @@ class Daemon:
         self._clients.append(client)
         return client
 
+    def ctl(self, port: int, *words: str) -> subprocess.CompletedProcess[str]:
+        """What rtpengine-ctl says to the daemon's ``--listen-cli``."""
+        command = [sys.executable, "-m", "rtpengine.ctl", f"--port={port}", *words]
+        with self.host.inside():
+            return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
     def descriptors(self) -> int:
         """How many file descriptors are open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))
