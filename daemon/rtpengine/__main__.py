@@ -16,6 +16,7 @@ from rtpengine import NOTICE, config, control, control_cli, control_tcp, fdstore
 from rtpengine.daemon import Daemon, Origin
 from rtpengine.handover import HandoverError, Predecessor
 from rtpengine.kernel import ROOT, KernelTable, NotLoaded, Unavailable
+from rtpengine.options import ConfigError, OptionError
 from rtpengine.replacement import own_command
 
 _log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kernel, notes = _open_kernel_table(options, ROOT, predecessor, calls_left=left is not None)
         if options.pidfile is not None:
             process.write_pidfile(options.pidfile)
-    except config.ConfigError as error:
+    except ConfigError as error:
         config.fail(error)
     where = {"foreground": options.foreground, "log_stderr": options.log_stderr}
     log.setup(options.log_level, options.log_facility, options.log_format, **where)
@@ -74,7 +75,7 @@ def _meet_predecessor(options: config.Config) -> Predecessor | None:
     try:
         return Predecessor.meet(options.takeover_socket)
     except HandoverError as error:
-        raise config.OptionError("takeover", str(error)) from None
+        raise OptionError("takeover", str(error)) from None
 
 
 def _open_kernel_table(
@@ -128,7 +129,7 @@ def _bind_controls(options: config.Config, predecessor: Predecessor | None = Non
             sockets[option] = bind(address, port)
         except OSError as error:
             reason = f"cannot listen on {address} port {port}: {error.strerror}"
-            raise config.OptionError(option, reason) from None
+            raise OptionError(option, reason) from None
     return sockets
 
 

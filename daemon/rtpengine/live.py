@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rtpengine import control_cli, control_tcp
-from rtpengine.config import Config, Network
+from rtpengine.config import Config
 from rtpengine.control import DatagramListener, NgProtocol
 from rtpengine.log import set_level
 from rtpengine.ng_keys import Defaults
+from rtpengine.option_values import Network
 from rtpengine.reload import Apply
 from rtpengine.table import CallTable, Limits
 from rtpengine.web_guard import Guard

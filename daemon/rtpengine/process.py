@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from rtpengine.config import OptionError
+from rtpengine.options import OptionError
 
 # The kernel refuses more open files than fs.nr_open, whose default this is; then what the documentation promises.
 _OPEN_FILES = (1_048_576, 65_535)

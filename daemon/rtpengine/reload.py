@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 from rtpengine import NOTICE
-from rtpengine.config import Config, ConfigError, ListenEndpoint
+from rtpengine.config import Config
 from rtpengine.media import Learning
+from rtpengine.option_values import ListenEndpoint
+from rtpengine.options import ConfigError
 from rtpengine.redis_server import Address, Sentinels
 
 log = logging.getLogger(__name__)

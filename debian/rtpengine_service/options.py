@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rtpengine import config, config_file
+from rtpengine.options import ConfigError
 from rtpengine_service import ServiceError
 from rtpengine_service.defaults import OPTIONS, Variable, default_file, place, read
 
@@ -53,7 +54,7 @@ def load(name: str) -> Service:
         options.append("--no-fallback")
     try:
         values = config.load(options)
-    except config.ConfigError as error:
+    except ConfigError as error:
         raise ServiceError(_explain(path, variables, str(error))) from None
     return Service(
         name=name,

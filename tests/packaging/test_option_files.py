@@ -11,9 +11,10 @@ import pytest
 
 from rtpengine import __version__, config, config_file, ctl
 from rtpengine.operator_commands import COMMANDS
+from rtpengine.options import ALL_OPTIONS, ICE_MODES
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = [option.name for option in config._OPTIONS + config._MORE_OPTIONS]
+NAMES = [option.name for option in ALL_OPTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def completed(written: Path, *words: str, program: str = "rtpengine") -> list[st
 def test_completion_knows_the_options_of_help(written: Path) -> None:
     offered = completed(written, "--")
     assert {word.rstrip("=") for word in offered} == helped()
-    flags = {f"--{option.name}" for option in config._OPTIONS + config._MORE_OPTIONS if not option.metavar}
+    flags = {f"--{option.name}" for option in ALL_OPTIONS if not option.metavar}
     assert {word for word in offered if not word.endswith("=")} == flags
 
 
@@ -75,7 +76,7 @@ def test_completion_knows_the_options_of_help(written: Path) -> None:
     [
         (("--ice-default", "re"), ["remove"]),
         (("--ice-default", "=", "re"), ["remove"]),
-        (("--ice-default", "="), list(config.ICE_MODES)),
+        (("--ice-default", "="), list(ICE_MODES)),
         (("--pidfile", "=", "/etc/debian_v"), ["/etc/debian_version"]),
         (("--tos", "=", "1"), []),
         (("--foreground", "--no-f"), ["--no-fallback"]),

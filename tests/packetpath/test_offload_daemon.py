@@ -16,10 +16,10 @@ from rtpengine._packetpath import lib
 
 from rtpengine import NOTICE, config
 from rtpengine.__main__ import _open_kernel_table
-from rtpengine.config import ConfigError
 from rtpengine.daemon import Daemon
 from rtpengine.kernel import KernelTable
 from rtpengine.media import Endpoint
+from rtpengine.options import ConfigError
 from rtpengine.targets import Target
 
 LEAST = ["--config-file=none", "--ip=127.0.0.1", "--listen-ng=127.0.0.1:2223", "--table=3"]

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from rtpengine import __version__, config
-from rtpengine.config import Config, ConfigError, ListenEndpoint
+from rtpengine.config import Config
 from rtpengine.media import Learning
+from rtpengine.option_values import ListenEndpoint
+from rtpengine.options import ALL_OPTIONS, ConfigError
 from rtpengine.packetpath import DEFAULT_PAUSE_US, MAX_PAUSE_US, MAX_WORKERS
 from rtpengine.redis_server import Address, Server
 
@@ -453,7 +455,7 @@ def test_help(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_option_of_the_help_is_tested_here() -> None:
     tested = {name for name, _, _, _ in OPTIONS} | {name for name, _ in FLAGS}
-    names = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
+    names = {option.name for option in ALL_OPTIONS}
     elsewhere = {"help", "version", "advertised-ip6", "config-file", "config-section", "http-allow", "http-name"}
     elsewhere |= {name for name in names if name.startswith(("redis", "takeover"))}
     assert names - tested == elsewhere

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtpengine import config, config_file
-from rtpengine.config import Config, ListenEndpoint
+from rtpengine.config import Config
 from rtpengine.media import Learning
+from rtpengine.option_values import ListenEndpoint
+from rtpengine.options import ALL_OPTIONS, ConfigError, Option
 
 LEAST = "ip = 192.0.2.1\nlisten-ng = 127.0.0.1:2223\n"
 Reader = Callable[..., Config]
@@ -77,12 +79,12 @@ def test_flags(read: Reader, word: str) -> None:
     assert read(f"trust-sdp = {word}").trust_sdp is (word.lower() in ("yes", "true", "on", "1"))
 
 
-@pytest.mark.parametrize("option", config._OPTIONS + config._MORE_OPTIONS, ids=lambda option: option.name)
-def test_every_option_is_a_key(read: Reader, option: config._Option) -> None:
+@pytest.mark.parametrize("option", ALL_OPTIONS, ids=lambda option: option.name)
+def test_every_option_is_a_key(read: Reader, option: Option) -> None:
     """Each is accepted, or refused by its own check, but none is unknown."""
     try:
         read(f"{option.name} = {'1' if option.metavar else 'no'}")
-    except config.ConfigError as error:
+    except ConfigError as error:
         assert f" line 4: {option.name}: " in str(error) and "no such option" not in str(error)
 
 
@@ -99,7 +101,7 @@ def test_sections_are_for_several_daemons(read: Reader) -> None:
 
 
 def refused(read: Reader, text: str, *argv: str, **how: Any) -> str:
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(ConfigError) as error:
         read(text, *argv, **how)
     assert re.fullmatch("[ -~]+", str(error.value))
     return str(error.value)
@@ -182,7 +184,7 @@ def test_any_file_is_accepted_or_refused_in_one_line(data: bytes, tmp_path_facto
     path.write_bytes(b"[rtpengine]\n" + LEAST.encode() + data)
     try:
         assert config.load([f"--config-file={path}"]).config_file == str(path)
-    except config.ConfigError as error:
+    except ConfigError as error:
         assert re.fullmatch("[ -~]+", str(error))
 
 
@@ -197,9 +199,9 @@ def test_which_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         0,
         None,
     )
-    with pytest.raises(config.ConfigError, match=r"^--config-file: 'absent': No such file"):
+    with pytest.raises(ConfigError, match=r"^--config-file: 'absent': No such file"):
         config.load([*argv, "--config-file=absent"])
-    with pytest.raises(config.ConfigError, match=re.escape(f"{tmp_path}: Is a directory")):
+    with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}: Is a directory")):
         config.load([*argv, f"--config-file={tmp_path}"])
     relative = os.path.relpath(file)
     assert config.load([*argv, f"--config-file={relative}"]).config_file == str(file)

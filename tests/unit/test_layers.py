@@ -56,6 +56,8 @@ LAYERS = {
             "daemon",
             "config",
             "config_file",
+            "options",
+            "option_values",
             "reload",
             "live",
             "supervision",

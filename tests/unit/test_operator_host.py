@@ -12,9 +12,10 @@ import pytest
 from test_daemon import OFFER
 
 from rtpengine import bencode, config, log
-from rtpengine.config import ListenEndpoint
 from rtpengine.daemon import Daemon
 from rtpengine.operator_host import parameters
+from rtpengine.option_values import ListenEndpoint
+from rtpengine.options import ALL_OPTIONS
 from rtpengine.redis_server import Address, parse_sentinels
 
 OPTIONS = [
@@ -81,7 +82,7 @@ def test_parameters(daemon: Daemon) -> None:
     assert shown["endpoint-learning"] == "heuristic"
     assert shown["foreground"] == "off"
     assert shown["drain-timeout"] == "3600"
-    options = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
+    options = {option.name for option in ALL_OPTIONS}
     assert set(shown) <= options, "under the names that the command line has"
 
 

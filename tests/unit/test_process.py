@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rtpengine import process
-from rtpengine.config import ConfigError
+from rtpengine.options import ConfigError
 
 
 def run(program: str, *arguments: object, limit_s: float = 30) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from rtpengine import config, control_tcp, log
 from rtpengine.config import Config
 from rtpengine.daemon import Daemon
 from rtpengine.media import Endpoint, Learning, MediaOffer, Signalling
+from rtpengine.options import ALL_OPTIONS
 from rtpengine.reload import option_of
 from rtpengine.table import CallTable, Limits
 
@@ -105,7 +106,7 @@ def test_what_was_set_meanwhile_stays(running: Running) -> None:
 def test_every_live_field_is_one_of_the_configuration(running: Running) -> None:
     live = running.daemon.reloader.live
     assert set(live) <= {field.name for field in fields(Config)}
-    options = {option.name for option in config._OPTIONS + config._MORE_OPTIONS}
+    options = {option.name for option in ALL_OPTIONS}
     assert {option_of(name) for name in live} <= options
 
 
