@@ -92,6 +92,31 @@ class Daemon:
         origin: Origin | None = None,
     ) -> None:
         origin = origin or Origin()
+        self._started = self._ticked = time.monotonic()
+        self._stop = asyncio.Event()
+        self._handshakes: asyncio.TimerHandle | None = None
+        self._last_second = self._totals = (0, 0)
+        self._rotate_at = self._started + CACHE_GENERATION_S
+        self._refused_logged = 0
+        self._supervisor = Supervisor()
+        self._open_media(config, kernel)
+        self._open_calls(config)
+        self._open_controls(config, sockets)
+        self.replacement = Replacement(origin.command, origin.directory, config.takeover_socket)
+        self._open_operations(forwarding)
+        self.http_socket = sockets.get("listen-http")
+        self.website: Website | None = None
+        self.web: WebServer | None = self._web_server(config) if self.http_socket is not None else None
+        live = Live(self.table, self.ng, self.listeners, self.tcp, self.cli, self.web)
+        self.reloader = Reloader(config, load or (lambda: config), live.appliers())
+        self._former = origin.predecessor or origin.left
+        self._successions: Successions | None = None
+        if config.takeover_socket is not None:
+            path = config.takeover_socket
+            self._successions = Successions(path, self.transport, self.table, dict(sockets), kernel)
+        self._handed_over = False
+
+    def _open_media(self, config: Config, kernel: KernelTable | None) -> None:
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
         self.offload = Offload(self.path, kernel, config.tos, time.monotonic) if kernel else None
         self.transport = PacketTransport(
@@ -100,16 +125,20 @@ class Daemon:
         if self.offload is not None:
             self.offload.context = lambda stream: call_context(*self.transport.owners[stream])
             self.offload.note = self.transport.note
-        limits = Limits(config.timeout_s, config.silent_timeout_s, config.final_timeout_s)
-        self.sampler = Sampler(self.path.state)
+
+    def _open_calls(self, config: Config) -> None:
+        self.sampler = Sampler(self.path.heard)
         self.b2bua = B2bua(config.b2b_url) if config.b2b_url is not None else None
         self.calls, self.requests = CallCounts(), RequestCounts()
-        self._started = time.monotonic()
         self._suites = config.srtp_suites
         self._certificate = Certificate.generate(datetime.now(UTC), self._suites)
+        limits = Limits(config.timeout_s, config.silent_timeout_s, config.final_timeout_s)
         self.table = CallTable(self.transport, limits, config.endpoint_learning, self._tools(config), self._ended)
         self.table.admission.max_sessions = config.max_sessions
         self.transport.told = self.table.note
+        self.persistence = self._open_persistence(config)
+
+    def _open_controls(self, config: Config, sockets: Mapping[str, socket.socket]) -> None:
         self.ng = NgProtocol(
             NgService(self.table),
             trust_sdp=config.trust_sdp,
@@ -121,19 +150,13 @@ class Daemon:
             for option, sock in sockets.items()
             if option in ("listen-ng", "listen-udp")
         ]
-        self._ticked = time.monotonic()
         self.tcp_socket = sockets.get("listen-tcp")
         openser = OpenserService(self.table, lambda: self._last_second)
         self.tcp = control_tcp.Server(openser, config.control_allow, counts=self.requests)
-        self._last_second = (0, 0)
-        self._totals = (0, 0)
-        self._rotate_at = time.monotonic() + CACHE_GENERATION_S
-        self._refused_logged = 0
-        self._handshakes: asyncio.TimerHandle | None = None
-        self._stop = asyncio.Event()
-        self._supervisor = Supervisor()
-        self.persistence = self._open_persistence(config)
-        self.replacement = Replacement(origin.command, origin.directory, config.takeover_socket)
+        self.cli_socket = sockets.get("listen-cli")
+        self.cli = control_cli.Server(self._operate, controllers(config))
+
+    def _open_operations(self, forwarding: str) -> None:
         around = operator_host.host(
             self.transport,
             self.path,
@@ -145,19 +168,6 @@ class Daemon:
             lambda: self.persistence.state if self.persistence is not None else None,
         )
         self.operations = Operations(self.table, self.calls, around)
-        self.http_socket = sockets.get("listen-http")
-        self.website: Website | None = None
-        self.web: WebServer | None = self._web_server(config) if self.http_socket is not None else None
-        self.cli_socket = sockets.get("listen-cli")
-        self.cli = control_cli.Server(self._operate, controllers(config))
-        live = Live(self.table, self.ng, self.listeners, self.tcp, self.cli, self.web)
-        self.reloader = Reloader(config, load or (lambda: config), live.appliers())
-        self._former = origin.predecessor or origin.left
-        self._successions: Successions | None = None
-        if config.takeover_socket is not None:
-            path = config.takeover_socket
-            self._successions = Successions(path, self.transport, self.table, dict(sockets), kernel)
-        self._handed_over = False
 
     def _tools(self, config: Config) -> Tools:
         foundations = new_foundations(secrets.token_bytes)
