@@ -24,6 +24,8 @@ class Watchers:
         self.asked = self.failed = self.octets = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch)
+        # Kept open, as browsers and Prometheus do.
+        self._connection = http.client.HTTPConnection(machine.NG_IP, machine.HTTP_PORT, timeout=10)
 
     def __enter__(self) -> Watchers:
         self._thread.start()
@@ -32,6 +34,7 @@ class Watchers:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
+        self._connection.close()
 
     def _watch(self) -> None:
         run, version, key = "", 0, 1
@@ -47,18 +50,15 @@ class Watchers:
                 self._get("/metrics", parsed=False)
 
     def _get(self, path: str, *, parsed: bool = True) -> Any:
-        connection = http.client.HTTPConnection(machine.NG_IP, machine.HTTP_PORT, timeout=10)
         try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
+            self._connection.request("GET", path)
+            answer = self._connection.getresponse()
             body = answer.read()
             self.octets += len(body)
             if answer.status == 200:
                 self.asked += 1
                 return json.loads(body) if parsed else body
         except (OSError, http.client.HTTPException):
-            pass
-        finally:
-            connection.close()
+            self._connection.close()  # the next request opens it again
         self.failed += 1
         return None

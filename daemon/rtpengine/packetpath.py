@@ -106,6 +106,9 @@ _SUITE_NAMES = {suite.number: suite.name for suite in SUITES.values()}
 _QUALITY = 5 + len(DROP_REASONS)  # the index of what follows the counters in a pp_state
 _REPORTS = _QUALITY + 10
 _ADDRESSES = _REPORTS + 8
+_HEARD = Struct("=" + _layout(ffi.typeof("struct pp_quality")) + _layout(ffi.typeof("struct pp_reports")))
+_HEARD_AT: int = ffi.offsetof("struct pp_state", "quality")
+assert ffi.offsetof("struct pp_state", "reports") + ffi.sizeof("struct pp_reports") == _HEARD_AT + _HEARD.size
 _TICKS_PER_HZ = 2**32 / _NS_PER_S
 
 
@@ -296,9 +299,11 @@ def _index(source: SourceMemory) -> bytes:
 
 def _quality(fields: Sequence[int]) -> Quality:
     """What a pp_quality says."""
-    *totals, jitter_us, ssrc, kind, ticks = fields
-    payload_type = kind & 127 if kind else None
-    return Quality._make((*totals, jitter_us / 1000, ssrc, payload_type, round(ticks / _TICKS_PER_HZ)))
+    expected, lost, duplicates, reordered, skips, resets, jitter_us, ssrc, kind, ticks = fields
+    payload_type, clock_rate = kind & 127 if kind else None, round(ticks / _TICKS_PER_HZ)
+    return Quality(
+        expected, lost, duplicates, reordered, skips, resets, jitter_us / 1000, ssrc, payload_type, clock_rate
+    )
 
 
 def _reports(fields: Sequence[int]) -> Reports:
@@ -470,6 +475,12 @@ class PacketPath:
             quality=_quality(fields[_QUALITY:_REPORTS]),
             reports=_reports(fields[_REPORTS:_ADDRESSES]),
         )
+
+    def heard(self, stream: int) -> tuple[Quality, Reports]:
+        """Of the state of a stream what is looked at every few seconds, in half the time."""
+        check(lib.pp_stream_state(self._pp, stream, self._state))
+        fields = _HEARD.unpack_from(self._state_bytes, _HEARD_AT)
+        return _quality(fields[:10]), _reports(fields[10:])
 
     def source(self, stream: int) -> Endpoint | None:
         """Whom the stream listens to, None before the first accepted packet."""

@@ -14,6 +14,7 @@ R by G.107 annex B. RFC 3611 4.7.5 reports the same two figures, as R factor and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
@@ -111,15 +112,17 @@ class Sum:
         self.squares += value * value
 
 
-class Mean(NamedTuple):
+@dataclass(slots=True)
+class Mean:
     """The mean of some samples, 0 without any."""
 
     value: float = 0.0
     samples: int = 0
 
-    def with_one(self, value: float) -> Mean:
-        """One more."""
-        return Mean(self.value + (value - self.value) / (self.samples + 1), self.samples + 1)
+    def add(self, value: float) -> None:
+        """Take one more."""
+        self.samples += 1
+        self.value += (value - self.value) / self.samples
 
 
 class Totals:
@@ -149,9 +152,12 @@ class Totals:
         if sample.packets:
             self.sums["packetloss"].add(100 * sample.loss)
             self.sums["jitter_measured"].add(sample.jitter_ms)
-        for name, value in (("mos", sample.mos), ("jitter", far.jitter_ms), ("rtt_e2e", far.rtt_ms)):
-            if value is not None:
-                self.sums[name].add(value)
+        if sample.mos is not None:
+            self.sums["mos"].add(sample.mos)
+        if far.jitter_ms is not None:
+            self.sums["jitter"].add(far.jitter_ms)
+        if far.rtt_ms is not None:
+            self.sums["rtt_e2e"].add(far.rtt_ms)
 
 
 # When in 0.1 s, packets, loss in 1/65535, jitter in 0.1 ms, MOS in 0.01
@@ -194,17 +200,22 @@ class Track:
 
     def _remember(self, sample: Sample, far: Far) -> None:
         at, packets, loss, jitter_ms, mos = sample
-        scaled = (packets, loss * _MOST, jitter_ms * 10, 0 if mos is None else mos * 100)
         if len(self._ring) == SAMPLES * _PACKED.size:
             del self._ring[: _PACKED.size]
-        self._ring += _PACKED.pack(round(at * 10) & 0xFFFFFFFF, *(min(_MOST, round(value)) for value in scaled))
+        self._ring += _PACKED.pack(
+            round(at * 10) & 0xFFFFFFFF,
+            min(_MOST, packets),
+            round(loss * _MOST),
+            min(_MOST, round(jitter_ms * 10)),
+            0 if mos is None else round(mos * 100),
+        )
         if not packets:
             return
-        self.jitter = self.jitter.with_one(jitter_ms)
+        self.jitter.add(jitter_ms)
         if far.rtt_ms is not None:
-            self.rtt = self.rtt.with_one(far.rtt_ms)
+            self.rtt.add(far.rtt_ms)
         if mos is not None:
-            self.mos = self.mos.with_one(mos)
+            self.mos.add(mos)
             if self.best is None or mos > (self.best.mos or 0):
                 self.best = sample
             if self.worst is None or mos < (self.worst.mos or 0):
@@ -218,12 +229,15 @@ class Track:
     @property
     def latest(self) -> Sample:
         """The last sample, rounded; one without packets before the first."""
-        return next(self.samples(1), _NOTHING)
+        if not self._ring:
+            return _NOTHING
+        at, packets, loss, jitter_ms, mos = _PACKED.unpack_from(self._ring, len(self._ring) - _PACKED.size)
+        return Sample(at / 10, packets, loss / _MOST, jitter_ms / 10, mos / 100 or None)
 
     @property
     def silent(self) -> bool:
         """Whether nothing came in the last interval."""
-        return bool(self._ring) and _PACKED.unpack(self._ring[-_PACKED.size :])[1] == 0
+        return bool(self._ring) and self.latest.packets == 0
 
 
 def codec_of(name: str, before: Codec | None = None) -> Codec:

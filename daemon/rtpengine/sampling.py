@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from rtpengine.call import Call, Media
-from rtpengine.media import Quality, Reports, StreamState
+from rtpengine.media import Quality, Reports
 from rtpengine.quality import INTERVAL_S, STATIC_NAMES, Codec, Far, Totals, Track, codec_of
+
+Read = Callable[[int], tuple[Quality, Reports]]
 
 
 class Sampler:
     """Takes samples of calls, and keeps the ``totals`` of all; ``read`` reads one stream of the packet path."""
 
-    def __init__(self, read: Callable[[int], StreamState]) -> None:
+    def __init__(self, read: Read) -> None:
         self._read = read
         self.totals = Totals()
 
@@ -28,47 +30,53 @@ class Sampler:
                 self._sample(call, now)
 
     def _sample(self, call: Call, now: float) -> None:
-        states: dict[int, StreamState] = {}
+        heard: dict[int, tuple[Quality, Reports]] = {}
 
-        def read(stream: int) -> StreamState:
-            if stream not in states:
-                states[stream] = self._read(stream)
-            return states[stream]
+        def read(stream: int) -> tuple[Quality, Reports]:
+            found = heard.get(stream)
+            if found is None:
+                found = heard[stream] = self._read(stream)
+            return found
 
         for _, media, other in call.medias():
             ports = media.ports.current
             offer = media.party.offer
             if ports is None or (offer is not None and offer.profile is None):
                 continue
-            for index, stream in list(enumerate(ports.streams))[::2]:
+            for index in range(0, len(ports.streams), 2):
+                stream = ports.streams[index]
                 track = media.ports.tracks.get(stream)
                 if track is None:
                     track = media.ports.tracks[stream] = Track()
                 # Forked dialogues share the ports that face the answerers.
                 if track.at < now:
-                    quality = read(stream).quality
+                    quality = read(stream)[0]
                     track.codec = _codec(media, other, quality.payload_type, track.codec)
                     ours, theirs = _reports(media, index, read), _reports(other, index, read)
                     far = _far(track, ours, theirs, quality.clock_rate)
                     self.totals.add(track.take(quality, far, now), far)
 
 
+_NO_REPORTS = Reports()
+_NOTHING_FAR = Far()
+
+
 def _far(track: Track, ours: Reports, theirs: Reports, clock_rate: int) -> Far:
     """What the other party says that it hears of this one, if that is news, and the way between the two."""
     rtt_ms = None if ours.rtt_ms is None or theirs.rtt_ms is None else ours.rtt_ms + theirs.rtt_ms
     if theirs.reports == track.reports:
-        return Far(rtt_ms=rtt_ms)
+        return _NOTHING_FAR if rtt_ms is None else Far(rtt_ms=rtt_ms)
     track.reports = theirs.reports
     jitter_ms = 1000 * theirs.jitter / clock_rate if clock_rate else None
     return Far(theirs.fraction_lost, jitter_ms, rtt_ms)
 
 
-def _reports(media: Media, index: int, read: Callable[[int], StreamState]) -> Reports:
+def _reports(media: Media, index: int, read: Read) -> Reports:
     """What a party says over RTCP, which comes to the RTP socket of a pair or to the one behind it."""
     ports = media.ports.current
     if ports is None or index + 1 >= len(ports.streams):
-        return Reports()
-    return read(ports.streams[index if media.party.rtcp_mux else index + 1]).reports
+        return _NO_REPORTS
+    return read(ports.streams[index if media.party.rtcp_mux else index + 1])[1]
 
 
 def _codec(media: Media, other: Media, payload_type: int | None, before: Codec | None) -> Codec | None:
@@ -76,6 +84,7 @@ def _codec(media: Media, other: Media, payload_type: int | None, before: Codec |
     offer = media.party.offer or other.party.offer
     if offer is None or offer.kind != "audio" or payload_type is None:
         return None
-    formats = media.ports.applied.formats if media.ports.applied is not None else ()
-    static = STATIC_NAMES.get(payload_type, "")
-    return codec_of(next((name for number, name, _ in formats if number == payload_type), static), before)
+    for number, name, _ in media.ports.applied.formats if media.ports.applied is not None else ():
+        if number == payload_type:
+            return codec_of(name, before)
+    return codec_of(STATIC_NAMES.get(payload_type, ""), before)

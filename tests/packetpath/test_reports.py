@@ -201,6 +201,8 @@ def test_reports_of_both_parties(path: PacketPath) -> None:
         relay.a.send(rr(1, block(8, 1), block(9, 64, 3, 80, lsr=NTP, dlsr=0)), b"\x81\xc9\x00\x01" + bytes(4))
         eventually(lambda: relay.a.state.reports.malformed == 1)
         of_a, of_b = relay.a.state.reports, relay.b.state.reports
+        assert path.heard(relay.a.stream) == (relay.a.state.quality, of_a)
+        assert path.heard(relay.b.stream) == (relay.b.state.quality, of_b)
         assert (of_a.fraction_lost, of_a.lost, of_a.jitter, of_a.ssrc) == (0.25, 3, 80, 9), "whose RTP A hears"
         assert (of_b.fraction_lost, of_b.lost, of_b.jitter, of_b.ssrc) == (0.5, 5, 160, 1)
         assert of_b.rtt_ms is None and of_a.rtt_ms is not None and 0 <= of_a.rtt_ms < 5000

@@ -11,7 +11,7 @@ from random import Random
 from rtpengine import ProtocolError, ResourceError
 from rtpengine.dtls import Certificate
 from rtpengine.keying import Tools
-from rtpengine.media import IPV4, IPV6, Endpoint, PortSet, SrtpKeys, StreamConfig, StreamState
+from rtpengine.media import IPV4, IPV6, Endpoint, PortSet, Quality, Reports, SrtpKeys, StreamConfig, StreamState
 from rtpengine.memory import SrtpMemory, StreamMemory
 
 
@@ -124,6 +124,11 @@ class FakeTransport:
         config = self.configs.get(stream)
         fresh = StreamState(config.peer if config else None, False, 0, 0, 0, None, None, {})
         return self.states.get(stream, fresh)
+
+    def quality_of(self, stream: int) -> tuple[Quality, Reports]:
+        """What the packet path calls ``heard``."""
+        state = self.state(stream)
+        return state.quality, state.reports
 
     def last_packet(self, stream: int) -> float:
         return self.heard.get(stream, 0.0)

@@ -30,6 +30,7 @@ from rtpengine import (
     ng_keys,
     openser,
     operations,
+    options,
     ports,
     process,
     rtpproxy,
@@ -66,7 +67,7 @@ SOURCES = [
     p for d in ("daemon", "kernel-module", "tests") for p in (ROOT / d).rglob("*.*") if p.suffix in (".py", ".c", ".h")
 ]
 
-OPTIONS = config._OPTIONS + config._MORE_OPTIONS
+OPTIONS = options.ALL_OPTIONS
 MINIMAL = config.parse(["--ip=192.0.2.1", "--listen-ng=127.0.0.1:2223"])
 # Fields of Config whose names differ from the option's, and defaults that are no single value.
 FIELDS = {
@@ -103,7 +104,7 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in body if not row.startswith("|---")]
 
 
-def synopsis(option: config._Option) -> str:
+def synopsis(option: options.Option) -> str:
     short = f"-{option.short}, " if option.short else ""
     return f"`{short}--{option.name}{'=' + option.metavar if option.metavar else ''}`"
 
@@ -126,7 +127,7 @@ def test_options_stand_in_the_order_of_help() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_an_option_has_its_default(option: config._Option) -> None:
+def test_an_option_has_its_default(option: options.Option) -> None:
     _, documented, meaning = OPTION_ROWS[synopsis(option)]
     assert documented == default(option.name)
     assert not meaning.endswith("not in this version")
@@ -252,15 +253,15 @@ NUMBERS = [
     (MEDIA, f"Datagrams of up to {constant('PP_PACKET_MAX')} bytes"),
     (MEDIA, f"until about {constant('GATHER')} of them"),
     (MEDIA, f"fewer than {constant('GATHER_MIN')} packets"),
-    (MEDIA, f"`--poll-pause` ({config.DEFAULT_POLL_PAUSE_US} microseconds)"),
-    (MEDIA, f"switches it off, {config.MAX_POLL_PAUSE_US} is the most"),
-    (MEDIA, f"`--timeout` seconds ({config.DEFAULT_TIMEOUT_S})"),
-    (MEDIA, f"`--silent-timeout` seconds ({config.DEFAULT_SILENT_TIMEOUT_S})"),
+    (MEDIA, f"`--poll-pause` ({options.DEFAULT_POLL_PAUSE_US} microseconds)"),
+    (MEDIA, f"switches it off, {options.MAX_POLL_PAUSE_US} is the most"),
+    (MEDIA, f"`--timeout` seconds ({options.DEFAULT_TIMEOUT_S})"),
+    (MEDIA, f"`--silent-timeout` seconds ({options.DEFAULT_SILENT_TIMEOUT_S})"),
     (MEDIA, f"rests for {ports.REST_S:.0f} seconds"),
     (README, f"rest {ports.REST_S:.0f} seconds"),
     (README, f"until nothing has come for {RETIREMENT_S:.0f} seconds"),
-    (README, f"1 to {config.MAX_THREADS}"),
-    (README, f"0 (none) to {config.MAX_POLL_PAUSE_US}"),
+    (README, f"1 to {options.MAX_THREADS}"),
+    (README, f"0 (none) to {options.MAX_POLL_PAUSE_US}"),
     (README, f"| {config.EXIT_FAILURE} | start-up failed"),
     (README, f"rtpengine {rtpengine.__version__} is ready"),
     (README, f"more than {ng_keys.MAX_IDENTIFIER} bytes"),
@@ -317,7 +318,7 @@ def test_each_command_of_the_tool_has_its_row() -> None:
 
 
 def test_sizing_counts_the_default_range() -> None:
-    pool = ports.PortPool("127.0.0.1", config.DEFAULT_PORT_MIN, config.DEFAULT_PORT_MAX)
+    pool = ports.PortPool("127.0.0.1", options.DEFAULT_PORT_MIN, options.DEFAULT_PORT_MAX)
     assert f"{pool.free} pairs for IPv4 and {pool.free} for IPv6: {pool.free // 2} plain" in re.sub(r"\s+", " ", README)
 
 
@@ -405,7 +406,7 @@ def exchanges() -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
 def test_the_conversation_is_what_the_code_answers() -> None:
     transport = DocumentedTransport()
     service = NgService(calls_on(transport))
-    sampler = Sampler(transport.state)
+    sampler = Sampler(transport.quality_of)
     statistics = json.loads(re.findall(r"```json\n(.*?)```", section(PROTOCOL, "Statistics"), re.DOTALL)[0])
     asked = []
     for request, documented in exchanges():
@@ -519,7 +520,7 @@ def test_the_example_of_a_file_is_accepted_and_its_mistake_is_on_that_line(tmp_p
     file.write_text(text)
     assert config.load([f"--config-file={file}"]).tos == 184
     file.write_text(text.replace("184", "300"))
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(options.ConfigError) as error:
         config.load([f"--config-file={file}"])
     assert f"`rtpengine: /etc/rtpengine/{file.name}{str(error.value).removeprefix(str(file))}`" in README
 

@@ -29,7 +29,7 @@ class Scene:
         self.call = Call("c", 1000.0, Learning.HEURISTIC, self.transport, TOOLS)
         self.call.offer("a", [said(A, kind, protocol, *formats, mux=mux)], PLAIN, 1000.0)
         self.call.answer("a", "b", [said(B, kind, protocol, *formats, mux=mux)], PLAIN, 1000.0)
-        self.sampler = Sampler(self.transport.state)
+        self.sampler = Sampler(self.transport.quality_of)
         # Ports of the fake are its streams.
         self.facing_b, self.facing_a = 30000, 30002
         self.heard(0, 0)
