@@ -163,7 +163,8 @@ class Totals:
 # When in 0.1 s, packets, loss in 1/65535, jitter in 0.1 ms, MOS in 0.01
 _PACKED = Struct("=IHHHH")
 _MOST = 0xFFFF
-_NOTHING = Sample(0.0, 0, 0.0, 0.0, None)
+NOTHING = Sample(0.0, 0, 0.0, 0.0, None)
+"""What there is before the first sample."""
 
 
 class Track:
@@ -228,9 +229,9 @@ class Track:
 
     @property
     def latest(self) -> Sample:
-        """The last sample, rounded; one without packets before the first."""
+        """The last sample, rounded; NOTHING before the first."""
         if not self._ring:
-            return _NOTHING
+            return NOTHING
         at, packets, loss, jitter_ms, mos = _PACKED.unpack_from(self._ring, len(self._ring) - _PACKED.size)
         return Sample(at / 10, packets, loss / _MOST, jitter_ms / 10, mos / 100 or None)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from rtpengine.call import Call, Leg, Media
 from rtpengine.media import Endpoint
 from rtpengine.party import stream_endpoint
-from rtpengine.quality import INTERVAL_S, Sample, Track
+from rtpengine.quality import INTERVAL_S, NOTHING, Sample, Track
 from rtpengine.table import CallTable, media_expected
 
 REFRESH_S = 1.0
@@ -68,22 +68,26 @@ class _Flow(NamedTuple):
     expected: bool
 
     @property
-    def is_heard(self) -> bool:
-        return self.track is not None and not self.track.silent
+    def latest(self) -> Sample | None:
+        """What came in the last interval, None where that is not known yet."""
+        latest = NOTHING if self.track is None else self.track.latest
+        return None if latest is NOTHING else latest
 
 
 class _Line:
     """What is shown of one call in the list, as JSON; ``version`` is when it was made, of what the other two say.
 
-    ``fixed`` is the part that only signalling changes.
+    ``flows``, ``answered`` and ``fixed`` are the part that only signalling changes.
     """
 
-    __slots__ = ("call", "fixed", "json", "key", "plot", "sampled", "signalled", "version")
+    __slots__ = ("answered", "call", "fixed", "flows", "json", "key", "plot", "sampled", "signalled", "version")
 
     def __init__(self, key: int, call: Call) -> None:
         self.key = key
         self.call = call
         self.fixed = self.json = ""
+        self.flows: list[_Flow] = []
+        self.answered = False
         self.plot: deque[str] = deque(maxlen=PLOTTED)  # as JSON
         self.version = 0
         self.sampled = self.signalled = float("-inf")
@@ -113,7 +117,8 @@ class StatusBoard:
         self._figures = figures
         self._why = why
         self._run = run
-        self._readings: deque[Reading] = deque(maxlen=READINGS)
+        self._readings: deque[str] = deque(maxlen=READINGS)  # as JSON
+        self._read_at = float("-inf")
         self._lines: dict[int, _Line] = {}
         self._by_call: dict[Call, _Line] = {}
         self._gone: deque[tuple[int, int]] = deque(maxlen=MAX_GONE)
@@ -124,13 +129,15 @@ class StatusBoard:
         self._is_behind = False
         self._answers: dict[int, bytes] = {}
         self._details: dict[int, bytes] = {}
+        self._histories: dict[int, tuple[float, str]] = {}
 
     def read(self, reading: Reading) -> None:
         """Remember the daemon's figures, of which one every few seconds is kept; to be called once a second."""
         if self._lines and reading.at - self._refreshed > IDLE_S:
             self._forget()
-        if not self._readings or reading.at - self._readings[-1].at >= INTERVAL_S:
-            self._readings.append(reading)
+        if reading.at - self._read_at >= INTERVAL_S:
+            self._read_at = reading.at
+            self._readings.append(_json([round(reading.at, 1), *reading[1:]]))
 
     def overview(self, run: str, since: int, now: float, wall: float) -> bytes:
         """The list as JSON: what has changed since version ``since`` of ``run``, or all of it."""
@@ -152,12 +159,22 @@ class StatusBoard:
             return None
         detail = self._details.get(key)
         if detail is None:
-            found = {**self._why(line.call, now, wall), "histories": _histories(line.call, now)}
-            detail = self._details[key] = json.dumps(found).encode()
+            found = _json(self._why(line.call, now, wall))
+            detail = self._details[key] = f'{found[:-1]}, "histories": {self._history(line)}}}'.encode()
         return detail
 
+    def _history(self, line: _Line) -> str:
+        """What has been of each stream, made up once per interval: page after page would be the same."""
+        sampled, history = self._histories.get(line.key, (None, ""))
+        if sampled != line.call.sampled:
+            if len(self._histories) >= MAX_ANSWERS:
+                self._histories.clear()
+            history = _json(_histories(line.call))
+            self._histories[line.key] = (line.call.sampled, history)
+        return history
+
     def _overview(self, since: int, now: float, wall: float) -> bytes:
-        head = json.dumps(
+        head = _json(
             {
                 "run": self._run,
                 "version": self._version,
@@ -166,12 +183,12 @@ class StatusBoard:
                 "now": round(now, 1),
                 "wall": wall,
                 "daemon": self._figures(),
-                "readings": [[round(r.at - now, 1), *r[1:]] for r in self._readings],
                 "gone": [key for version, key in self._gone if version > since] if since else [],
             }
         )
-        lines = ",".join(line.json for line in self._lines.values() if line.version > since)
-        return f'{head[:-1]}, "calls": [{lines}]}}'.encode()
+        readings = ",".join(self._readings)
+        lines = ",".join([line.json for line in self._lines.values() if line.version > since])
+        return f'{head[:-1]}, "readings": [{readings}], "calls": [{lines}]}}'.encode()
 
     # Lines
 
@@ -201,6 +218,7 @@ class StatusBoard:
         self._gone.clear()
         self._answers.clear()
         self._details.clear()
+        self._histories.clear()
         self._forgotten = self._version + 1
 
     def _add(self, call: Call) -> _Line:
@@ -219,22 +237,23 @@ class StatusBoard:
 
     def _make(self, line: _Line) -> None:
         call = line.call
-        flows = list(_flows(call))
-        if line.signalled != call.last_signal:
-            line.fixed = json.dumps({"key": line.key, **_said(call, flows)})
-        tracks = [flow.track for flow in flows if flow.track is not None]
-        latest = [track.latest for track in tracks]
+        if line.signalled != call.last_signal or any(flow.track is None for flow in line.flows):
+            line.flows = list(_flows(call))
+            line.answered = any(leg.tag for dialogue in call.dialogues for leg in dialogue.legs[1:])
+            line.fixed = _json({"key": line.key, **_said(call, line.flows)})
+        latest = [flow.latest for flow in line.flows]
         if 0 < call.sampled - line.sampled < 2 * INTERVAL_S:
             line.plot.append(_json(_lowest(latest)))
         elif call.sampled != line.sampled:
+            tracks = [flow.track for flow in line.flows if flow.track is not None]
             line.plot = deque(map(_json, _lowest_of(tracks)), maxlen=PLOTTED)
         line.sampled, line.signalled = call.sampled, call.last_signal
         line.version = self._version
-        paths = [self._where(flow.stream) for flow in flows]
+        paths = [self._where(flow.stream) for flow in line.flows]
         changing = {
             "path": _path(paths),
             "reason": next((where.reason for where in paths if not where.in_kernel and where.reason), ""),
-            "marks": list(_marks(call, flows)),
+            "marks": _marks(line, latest),
             **_quality(latest),
         }
         # The plot is made up value by value, as most of it is what it was: so this takes half the time.
@@ -290,29 +309,29 @@ def _path(paths: list[Where]) -> str:
     return "mixed" if len(found) > 1 else "kernel" if True in found else "userspace"
 
 
-def _marks(call: Call, flows: list[_Flow]) -> Iterator[str]:
+def _marks(line: _Line, latest: list[Sample | None]) -> list[str]:
     """What an operator should see of a call at a glance."""
-    if not any(leg.tag for dialogue in call.dialogues for leg in dialogue.legs[1:]):
-        yield UNANSWERED
-        return
-    if not any(flow.expected for flow in flows):
-        if flows:
-            yield ON_HOLD
-        return
-    if call.sampled <= call.last_signal:  # what was signalled since has had no time to be heard
-        return
-    missing = [flow for flow in flows if flow.expected and not flow.is_heard]
-    if missing:
-        yield ONE_WAY if any(flow.is_heard for flow in flows) else SILENT
+    if not line.answered:
+        return [UNANSWERED]
+    expected = [flow.expected for flow in line.flows]
+    if not any(expected):
+        return [ON_HOLD] if line.flows else []
+    heard = [sample is not None and sample.packets > 0 for sample in latest]
+    missing = any(should and not is_there for should, is_there in zip(expected, heard, strict=True))
+    if not missing or line.sampled <= line.signalled:  # what was signalled since has had no time to be heard
+        return []
+    return [ONE_WAY if any(heard) else SILENT]
 
 
-def _quality(latest: list[Sample]) -> Values:
+def _quality(latest: list[Sample | None]) -> Values:
     """The worst of what the streams of a call have had in the last interval."""
-    heard = [sample for sample in latest if sample.packets]
+    heard = [sample for sample in latest if sample is not None and sample.packets]
+    if not heard:
+        return {"rate": 0, "loss": None, "jitter": None, "mos": None}
     return {
         "rate": round(sum([sample.packets for sample in heard]) / INTERVAL_S),
-        "loss": round(100 * max([sample.loss for sample in heard]), 2) if heard else None,
-        "jitter": round(max([sample.jitter_ms for sample in heard]), 1) if heard else None,
+        "loss": round(100 * max([sample.loss for sample in heard]), 2),
+        "jitter": round(max([sample.jitter_ms for sample in heard]), 1),
         "mos": _lowest(heard),
     }
 
@@ -329,14 +348,14 @@ def _lowest_of(tracks: list[Track]) -> list[float | None]:
     return [_lowest(column) for column in zip_longest(*histories)][::-1]
 
 
-def _histories(call: Call, now: float) -> Values:
-    """Per local endpoint, as ``why`` names it: seconds ago, packets, loss in percent, jitter in ms, MOS."""
+def _histories(call: Call) -> Values:
+    """Per local endpoint, as ``why`` names it: monotonic seconds, packets, loss in percent, jitter in ms, MOS."""
     found = {}
     for flow in _flows(call):
         if flow.track is not None and flow.media.ports.current is not None:
             local = Endpoint(call.transport.advertised(flow.media.ports.current.family), flow.port)
             found[str(local)] = [
-                [round(s.at - now, 1), s.packets, round(100 * s.loss, 2), round(s.jitter_ms, 1), s.mos]
+                [round(s.at, 1), s.packets, round(100 * s.loss, 2), round(s.jitter_ms, 1), s.mos]
                 for s in flow.track.samples()
             ]
     return found

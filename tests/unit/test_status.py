@@ -334,7 +334,7 @@ def test_readings(scene: Scene) -> None:
     scene.now = 1000.0
     readings = scene.ask(after=0.0)["readings"]
     assert len(readings) == status.READINGS
-    assert readings[-1] == [-5.0, 995, 9950, 19900, 0, 1]
+    assert readings[-1] == [995.0, 995, 9950, 19900, 0, 1]
     assert {b[0] - a[0] for a, b in zip(readings, readings[1:], strict=False)} == {5.0}
 
 
@@ -350,7 +350,7 @@ def test_one_call(scene: Scene) -> None:
     assert detail["call_id"] == "c"
     assert set(detail["histories"]) == {"198.51.100.2:30000", "198.51.100.2:30002"}
     samples = detail["histories"]["198.51.100.2:30000"]
-    assert [sample[:4] for sample in samples] == [[-6.0, 250, 2.0, 2.0], [-1.0, 250, 0.0, 2.0]]
+    assert [sample[:4] for sample in samples] == [[105.0, 250, 2.0, 2.0], [110.0, 250, 0.0, 2.0]]
     assert samples[0][4] < samples[1][4]
     assert detail["histories"]["198.51.100.2:30002"][1][1:] == [0, 0.0, 0.0, None]
     assert scene.asked == [("c", scene.now, 5.0)]

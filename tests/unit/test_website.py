@@ -116,7 +116,7 @@ def test_the_figures_of_the_daemon(site: Site) -> None:
     assert figures["userspace"] == "the moon is full"
     assert [port["address"] for port in figures["ports"]] == ["127.0.0.1", "::1"]
     assert figures["ports"][0]["used"] == 2 * site.daemon.transport.pools[IPV4].used == 4
-    assert answer["readings"] == [[-1.0, 1, 7, 700, 0, 3]]
+    assert answer["readings"] == [[1000.0, 1, 7, 700, 0, 3]]
 
 
 def test_a_scrape_a_second_is_enough(site: Site) -> None:
