@@ -36,6 +36,8 @@ READINGS = 120
 
 ONE_WAY, SILENT, UNANSWERED, ON_HOLD = "one-way", "silent", "unanswered", "on hold"
 
+EMPTY = '""'
+
 Values = dict[str, Any]
 
 
@@ -243,21 +245,20 @@ class StatusBoard:
             line.fixed = _json({"key": line.key, **_said(call, line.flows)})
         latest = [flow.latest for flow in line.flows]
         if 0 < call.sampled - line.sampled < 2 * INTERVAL_S:
-            line.plot.append(_json(_lowest(latest)))
+            line.plot.append(_score(_lowest(latest)))
         elif call.sampled != line.sampled:
             tracks = [flow.track for flow in line.flows if flow.track is not None]
-            line.plot = deque(map(_json, _lowest_of(tracks)), maxlen=PLOTTED)
+            line.plot = deque(map(_score, _lowest_of(tracks)), maxlen=PLOTTED)
         line.sampled, line.signalled = call.sampled, call.last_signal
         line.version = self._version
         paths = [self._where(flow.stream) for flow in line.flows]
-        changing = {
-            "path": _path(paths),
-            "reason": next((where.reason for where in paths if not where.in_kernel and where.reason), ""),
-            "marks": _marks(line, latest),
-            **_quality(latest),
-        }
-        # The plot is made up value by value, as most of it is what it was: so this takes half the time.
-        line.json = f'{line.fixed[:-1]}, {_json(changing)[1:-1]}, "plot": [{", ".join(line.plot)}]}}'
+        reason = next((where.reason for where in paths if not where.in_kernel and where.reason), "")
+        marks = _marks(line, latest)
+        # Written out, as most of it is plain: there are many lines, and json takes twice as long.
+        line.json = (
+            f'{line.fixed[:-1]}, "path": "{_path(paths)}", "reason": {_json(reason) if reason else EMPTY}, '
+            f'"marks": {_json(marks) if marks else "[]"}, {_quality(latest)}, "plot": [{", ".join(line.plot)}]}}'
+        )
 
 
 # What json.dumps() does, without looking at its options each time.
@@ -323,17 +324,23 @@ def _marks(line: _Line, latest: list[Sample | None]) -> list[str]:
     return [ONE_WAY if any(heard) else SILENT]
 
 
-def _quality(latest: list[Sample | None]) -> Values:
-    """The worst of what the streams of a call have had in the last interval."""
-    heard = [sample for sample in latest if sample is not None and sample.packets]
-    if not heard:
-        return {"rate": 0, "loss": None, "jitter": None, "mos": None}
-    return {
-        "rate": round(sum([sample.packets for sample in heard]) / INTERVAL_S),
-        "loss": round(100 * max([sample.loss for sample in heard]), 2),
-        "jitter": round(max([sample.jitter_ms for sample in heard]), 1),
-        "mos": _lowest(heard),
-    }
+def _quality(latest: list[Sample | None]) -> str:
+    """The worst of what the streams of a call have had in the last interval, as members of a JSON object."""
+    packets, loss, jitter_ms = 0, 0.0, 0.0
+    for sample in latest:
+        if sample is not None and sample.packets:
+            packets += sample.packets
+            loss, jitter_ms = max(loss, sample.loss), max(jitter_ms, sample.jitter_ms)
+    if not packets:
+        return '"rate": 0, "loss": null, "jitter": null, "mos": null'
+    return (
+        f'"rate": {round(packets / INTERVAL_S)}, "loss": {round(100 * loss, 2)}, '
+        f'"jitter": {round(jitter_ms, 1)}, "mos": {_score(_lowest(latest))}'
+    )
+
+
+def _score(mos: float | None) -> str:
+    return "null" if mos is None else str(mos)
 
 
 def _lowest(samples: Iterable[Sample | None]) -> float | None:
