@@ -65,7 +65,7 @@ _MAX_UFRAG = 32
 _MAX_MKI: int = lib.SRTP_MKI_MAX
 
 _CODES = {"uint8_t": "B", "uint16_t": "H", "uint32_t": "I", "int64_t": "q", "uint64_t": "Q"}
-_NO_REPORTS = Reports()
+_NO_QUALITY, _NO_REPORTS = Quality(), Reports()
 
 
 def _layout(ctype: Any) -> str:
@@ -300,6 +300,8 @@ def _index(source: SourceMemory) -> bytes:
 def _quality(fields: Sequence[int]) -> Quality:
     """What a pp_quality says."""
     expected, lost, duplicates, reordered, skips, resets, jitter_us, ssrc, kind, ticks = fields
+    if not (expected or kind):  # as of every RTCP socket
+        return _NO_QUALITY
     payload_type, clock_rate = kind & 127 if kind else None, round(ticks / _TICKS_PER_HZ)
     return Quality(
         expected, lost, duplicates, reordered, skips, resets, jitter_us / 1000, ssrc, payload_type, clock_rate
