@@ -78,12 +78,15 @@ def local_endpoint(value: str) -> ListenEndpoint:
 
 
 def endpoint4(value: str) -> ListenEndpoint:
+    """As :func:`endpoint`, without IPv6."""
     if "[" in value:
         raise ValueError(f"{value!a} is not an IPv4 endpoint")
     return endpoint(value)
 
 
 def within(low: int, high: int) -> Callable[[int], int]:
+    """A reader of numbers that takes these and those between them."""
+
     def check(number: int) -> int:
         if not low <= number <= high:
             raise ValueError(f"{number} is outside {low} to {high}")
@@ -98,6 +101,7 @@ def positive(default: int) -> Callable[[int], int]:
 
 
 def file_path(value: str) -> str:
+    """The name of a file, made absolute."""
     if not value:
         raise ValueError("the name of the file is empty")
     return absolute(value)
@@ -114,6 +118,7 @@ def _start_directory() -> str:
 
 
 def networks(value: str) -> tuple[Network, ...]:
+    """Networks in CIDR notation, or single addresses, with commas between them."""
     return tuple(ip_network(text.strip(), strict=False) for text in value.split(","))
 
 

@@ -129,6 +129,7 @@ class _Formatter(HelpFormatter):
 
 
 def build_parser() -> ArgumentParser:
+    """What reads single options; raises ArgumentError instead of ending the process."""
     parser = ArgumentParser(
         prog="rtpengine",
         usage="%(prog)s [OPTION...]",
