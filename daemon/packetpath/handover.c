@@ -17,18 +17,16 @@
  */
 int pp_stream_sources(struct pp *pp, int64_t id, struct pp_sources *received, struct pp_sources *sent)
 {
-	struct worker *w = stream_lock(pp, id);
+	struct worker *w;
 	struct stream *s;
 
-	if (!w)
+	s = stream_lock(pp, id, &w);
+	if (!s)
 		return -ENOENT;
-	s = stream_find(&w->table, id);
-	if (s) {
-		secure_sources(s, RECEIVE, received);
-		secure_sources(s, SEND, sent);
-	}
+	secure_sources(s, RECEIVE, received);
+	secure_sources(s, SEND, sent);
 	worker_unlock(w);
-	return s ? 0 : -ENOENT;
+	return 0;
 }
 
 static void add_traffic(struct pp_traffic *to, uint64_t packets, uint64_t bytes)
@@ -96,22 +94,19 @@ int pp_stream_sync(struct pp *pp, int64_t id, const struct pp_progress *in)
 
 	if (in->received.count > PP_SOURCES || in->sent.count > PP_SOURCES)
 		return -EINVAL;
-	w = stream_lock(pp, id);
-	if (!w)
+	s = stream_lock(pp, id, &w);
+	if (!s)
 		return -ENOENT;
-	s = stream_find(&w->table, id);
-	if (s) {
-		add_counts(w, s, in);
-		learn_forwarded(&s->learn, in, monotonic_ns());
-		if (in->packets)
-			s->counters.last_packet_ns = s->learn.heard_ns;
-		if (in->packets || in->totals.expected)
-			add_quality(w, s, in);
-		secure_advance(w, s, RECEIVE, &in->received);
-		sink = stream_find(&w->table, s->rtp_sink);
-		if (sink)
-			secure_advance(w, sink, SEND, &in->sent);
-	}
+	add_counts(w, s, in);
+	learn_forwarded(&s->learn, in, monotonic_ns());
+	if (in->packets)
+		s->counters.last_packet_ns = s->learn.heard_ns;
+	if (in->packets || in->totals.expected)
+		add_quality(w, s, in);
+	secure_advance(w, s, RECEIVE, &in->received);
+	sink = stream_find(&w->table, s->rtp_sink);
+	if (sink)
+		secure_advance(w, sink, SEND, &in->sent);
 	worker_unlock(w);
-	return s ? 0 : -ENOENT;
+	return 0;
 }

@@ -180,7 +180,7 @@ void worker_event_confirmed(struct worker *worker, const struct stream *stream);
 void worker_event_index(struct worker *worker, const struct stream *stream);
 
 /* stream.c */
-struct worker *stream_lock(struct pp *pp, int64_t id);
+struct stream *stream_lock(struct pp *pp, int64_t id, struct worker **worker);
 struct stream *stream_find(const struct table *table, int64_t id);
 int stream_watch(const struct worker *worker, struct stream *stream);
 void table_free(struct table *table);

@@ -23,15 +23,14 @@
  */
 int pp_stream_resume(struct pp *pp, int64_t id)
 {
-	struct worker *w = stream_lock(pp, id);
-	int result = -ENOENT;
+	struct worker *w;
 	struct stream *s;
+	int result;
 
-	if (!w)
-		return result;
-	s = stream_find(&w->table, id);
-	if (s)
-		result = s->held ? stream_watch(w, s) : 0;
+	s = stream_lock(pp, id, &w);
+	if (!s)
+		return -ENOENT;
+	result = s->held ? stream_watch(w, s) : 0;
 	worker_unlock(w);
 	return result;
 }
@@ -47,21 +46,19 @@ int pp_stream_resume(struct pp *pp, int64_t id)
  */
 int pp_stream_hold(struct pp *pp, int64_t id)
 {
-	struct worker *w = stream_lock(pp, id);
-	int result = -ENOENT;
+	struct worker *w;
 	struct stream *s;
+	int fd;
 
-	if (!w)
-		return result;
-	s = stream_find(&w->table, id);
-	if (s) {
-		if (!s->held)
-			epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
-		s->held = true;
-		result = s->fd;
-	}
+	s = stream_lock(pp, id, &w);
+	if (!s)
+		return -ENOENT;
+	if (!s->held)
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
+	s->held = true;
+	fd = s->fd;
 	worker_unlock(w);
-	return result;
+	return fd;
 }
 
 /**
@@ -75,25 +72,23 @@ int pp_stream_hold(struct pp *pp, int64_t id)
  */
 int pp_stream_save(struct pp *pp, int64_t id, struct pp_saved *out)
 {
-	struct worker *w = stream_lock(pp, id);
+	struct worker *w;
 	struct stream *s;
 
-	if (!w)
+	s = stream_lock(pp, id, &w);
+	if (!s)
 		return -ENOENT;
-	s = stream_find(&w->table, id);
-	if (s) {
-		*out = (struct pp_saved) {
-			.packets = s->counters.packets,
-			.bytes = s->counters.bytes,
-			.errors = s->counters.errors,
-			.flags = s->counters.last_packet_ns ? PP_SAVED_HEARD : 0,
-			.payload_type = s->payload_type,
-		};
-		memcpy(out->drops, s->counters.drops, sizeof(out->drops));
-		learn_save(&s->learn, out);
-	}
+	*out = (struct pp_saved) {
+		.packets = s->counters.packets,
+		.bytes = s->counters.bytes,
+		.errors = s->counters.errors,
+		.flags = s->counters.last_packet_ns ? PP_SAVED_HEARD : 0,
+		.payload_type = s->payload_type,
+	};
+	memcpy(out->drops, s->counters.drops, sizeof(out->drops));
+	learn_save(&s->learn, out);
 	worker_unlock(w);
-	return s ? 0 : -ENOENT;
+	return 0;
 }
 
 static int restore(struct stream *s, const struct pp_saved *in)
@@ -124,15 +119,14 @@ static int restore(struct stream *s, const struct pp_saved *in)
  */
 int pp_stream_restore(struct pp *pp, int64_t id, const struct pp_saved *in)
 {
-	struct worker *w = stream_lock(pp, id);
-	int result = -ENOENT;
+	struct worker *w;
 	struct stream *s;
+	int result;
 
-	if (!w)
-		return result;
-	s = stream_find(&w->table, id);
-	if (s)
-		result = restore(s, in);
+	s = stream_lock(pp, id, &w);
+	if (!s)
+		return -ENOENT;
+	result = restore(s, in);
 	worker_unlock(w);
 	return result;
 }
@@ -165,15 +159,14 @@ static bool save_context(const struct stream *s, uint32_t number, struct pp_save
  */
 int pp_stream_save_context(struct pp *pp, int64_t id, uint32_t number, struct pp_saved_context *out)
 {
-	struct worker *w = stream_lock(pp, id);
-	int result = -ENOENT;
+	struct worker *w;
 	struct stream *s;
+	int result;
 
-	if (!w)
-		return result;
-	s = stream_find(&w->table, id);
-	if (s)
-		result = save_context(s, number, out);
+	s = stream_lock(pp, id, &w);
+	if (!s)
+		return -ENOENT;
+	result = save_context(s, number, out);
 	worker_unlock(w);
 	return result;
 }
@@ -222,11 +215,9 @@ int pp_stream_restore_context(struct pp *pp, int64_t id, const struct pp_saved_c
 	if (!spare)
 		return -EINVAL;
 	result = -ENOENT;
-	w = stream_lock(pp, id);
-	if (w) {
-		s = stream_find(&w->table, id);
-		if (s)
-			result = restore_context(s, in, late, &spare);
+	s = stream_lock(pp, id, &w);
+	if (s) {
+		result = restore_context(s, in, late, &spare);
 		worker_unlock(w);
 	}
 	context_free(spare);

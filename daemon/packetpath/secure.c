@@ -273,21 +273,20 @@ bool secure_valid_keys(const struct srtp_keys *keys)
 static int protect_locked(struct pp *pp, int64_t id, uint64_t scope, const struct srtp_keys *const keys[],
 			  struct spare *spare)
 {
-	struct worker *w = stream_lock(pp, id);
-	int result = -ENOENT;
+	struct worker *w;
 	struct stream *s;
+	bool enough;
 
-	if (!w)
-		return result;
-	s = stream_find(&w->table, id);
-	if (s)
-		result = provided(*scope_link(w, scope), keys, spare) ? 0 : -EAGAIN;
-	if (!result)
+	s = stream_lock(pp, id, &w);
+	if (!s)
+		return -ENOENT;
+	enough = provided(*scope_link(w, scope), keys, spare);
+	if (enough)
 		apply(w, s, scope, keys, spare);
-	if (!result && keys[RECEIVE])
+	if (enough && keys[RECEIVE])
 		relay_early(w, s);
 	worker_unlock(w);
-	return result;
+	return enough ? 0 : -EAGAIN;
 }
 
 /**

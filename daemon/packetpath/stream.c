@@ -95,13 +95,19 @@ void table_free(struct table *table)
 	free(table->chunks);
 }
 
-/* Lock the worker that the id names; NULL if there is none. */
-struct worker *stream_lock(struct pp *pp, int64_t id)
+/* The stream, with its @worker locked, which is to be unlocked then; NULL for a stale id, with nothing to unlock. */
+struct stream *stream_lock(struct pp *pp, int64_t id, struct worker **worker)
 {
+	struct stream *s;
+
 	if (id <= 0 || id_worker(id) >= pp->workers)
 		return NULL;
-	worker_lock(pp->worker[id_worker(id)]);
-	return pp->worker[id_worker(id)];
+	*worker = pp->worker[id_worker(id)];
+	worker_lock(*worker);
+	s = stream_find(&(*worker)->table, id);
+	if (!s)
+		worker_unlock(*worker);
+	return s;
 }
 
 /* Have its worker read the socket. */
@@ -222,14 +228,9 @@ int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *confi
 
 	if (result)
 		return result;
-	w = stream_lock(pp, id);
-	if (!w)
+	s = stream_lock(pp, id, &w);
+	if (!s)
 		return -ENOENT;
-	s = stream_find(&w->table, id);
-	if (!s) {
-		result = -ENOENT;
-		goto unlock;
-	}
 	s->rtp_sink = config->rtp_sink;
 	s->rtcp_sink = config->rtcp_sink;
 	memcpy(s->ufrag, config->ufrag, sizeof(s->ufrag));
@@ -241,9 +242,8 @@ int pp_stream_configure(struct pp *pp, int64_t id, const struct pp_config *confi
 		worker_event_confirmed(w, s);
 	if (!(config->flags & PP_F_SECURE) || !(config->flags & PP_F_DTLS))
 		early_give_up(w, s);
-unlock:
 	worker_unlock(w);
-	return result;
+	return 0;
 }
 
 /**
@@ -260,28 +260,24 @@ unlock:
  */
 int pp_stream_validate(struct pp *pp, int64_t id, const struct pp_address *source, uint32_t nominated)
 {
-	struct worker *w = stream_lock(pp, id);
-	int result = -ENOENT;
+	struct worker *w;
 	struct stream *s;
 	uint64_t now_ns;
 
-	if (!w)
-		return result;
-	s = stream_find(&w->table, id);
+	s = stream_lock(pp, id, &w);
 	if (!s)
-		goto unlock;
-	result = -EINVAL;
-	if (!source->family || !valid_address(source, true))
-		goto unlock;
-	result = 0;
+		return -ENOENT;
+	if (!source->family || !valid_address(source, true)) {
+		worker_unlock(w);
+		return -EINVAL;
+	}
 	now_ns = monotonic_ns();
 	if (nominated)
 		s->counters.last_packet_ns = now_ns;
 	if (learn_validate(&s->learn, source, nominated, now_ns) & LEARN_SETTLED)
 		worker_event_confirmed(w, s);
-unlock:
 	worker_unlock(w);
-	return result;
+	return 0;
 }
 
 /**
@@ -298,30 +294,26 @@ unlock:
  */
 int pp_stream_send(struct pp *pp, int64_t id, const struct pp_address *to, const uint8_t *data, uint32_t len)
 {
-	struct worker *w = stream_lock(pp, id);
 	union pp_sockaddr address;
-	int result = -ENOENT;
+	struct worker *w;
 	struct stream *s;
 	socklen_t size;
 
-	if (!w)
-		return result;
-	s = stream_find(&w->table, id);
+	s = stream_lock(pp, id, &w);
 	if (!s)
-		goto unlock;
-	result = -EINVAL;
-	if (!to->family || !valid_address(to, true))
-		goto unlock;
-	result = 0;
+		return -ENOENT;
+	if (!to->family || !valid_address(to, true)) {
+		worker_unlock(w);
+		return -EINVAL;
+	}
 	size = address_to_socket(&address, to);
 	if (sendto(s->fd, data, len, MSG_DONTWAIT, &address.any, size) < 0) {
 		s->counters.errors++;
 		w->stats.errors++;
 		traffic_of(w->stats.sent, s)->errors++;
 	}
-unlock:
 	worker_unlock(w);
-	return result;
+	return 0;
 }
 
 /**
@@ -334,27 +326,23 @@ unlock:
  */
 int pp_stream_close(struct pp *pp, int64_t id)
 {
-	struct worker *w = stream_lock(pp, id);
-	struct scope *scope = NULL;
-	int result = -ENOENT, fd = -1;
+	struct scope *scope;
+	struct worker *w;
 	struct stream *s;
+	int fd;
 
-	if (!w)
-		return result;
-	s = stream_find(&w->table, id);
-	if (s) {
-		fd = s->fd;
-		scope = secure_leave(w, s);
-		early_give_up(w, s);
-		give_back_slot(&w->table, s);
-		w->stats.streams--;
-		result = 0;
-	}
+	s = stream_lock(pp, id, &w);
+	if (!s)
+		return -ENOENT;
+	fd = s->fd;
+	scope = secure_leave(w, s);
+	early_give_up(w, s);
+	give_back_slot(&w->table, s);
+	w->stats.streams--;
 	worker_unlock(w);
-	if (fd >= 0)
-		close(fd);
+	close(fd);
 	scope_free(scope);
-	return result;
+	return 0;
 }
 
 static struct pp_quality quality_of(const struct rtp_quality *from)
@@ -397,23 +385,22 @@ static struct pp_reports reports_of(const struct reports *from)
  */
 int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out)
 {
-	struct worker *w = stream_lock(pp, id);
+	struct worker *w;
 	struct stream *s;
 
-	if (!w)
+	s = stream_lock(pp, id, &w);
+	if (!s)
 		return -ENOENT;
-	s = stream_find(&w->table, id);
-	if (s)
-		*out = (struct pp_state) {
-			.counters = s->counters,
-			.quality = quality_of(&s->quality),
-			.reports = reports_of(&s->reports),
-			.send_to = s->learn.send_to,
-			.accept_from = s->learn.accept_from,
-			.confirmed = s->learn.confirmed,
-			.payload_type = s->payload_type,
-			.ssrc = s->learn.ssrc,
-		};
+	*out = (struct pp_state) {
+		.counters = s->counters,
+		.quality = quality_of(&s->quality),
+		.reports = reports_of(&s->reports),
+		.send_to = s->learn.send_to,
+		.accept_from = s->learn.accept_from,
+		.confirmed = s->learn.confirmed,
+		.payload_type = s->payload_type,
+		.ssrc = s->learn.ssrc,
+	};
 	worker_unlock(w);
-	return s ? 0 : -ENOENT;
+	return 0;
 }
