@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from systemlab.fixtures import call, daemon, lab, live_call, party, pytest_pyfunc_call, start
+from systemlab.fixtures import call, daemon, lab, launch, live_call, party, pytest_pyfunc_call, redis, start
 
-__all__ = ["call", "daemon", "lab", "live_call", "party", "pytest_pyfunc_call", "start"]
+__all__ = ["call", "daemon", "lab", "launch", "live_call", "party", "pytest_pyfunc_call", "redis", "start"]

@@ -72,7 +72,7 @@ def test_what_is_reported_and_what_happens_meanwhile(
     assert wait_until(lambda: set(server.calls) >= expected, 30)
     other.ng.command("delete", call_id=other.call_id, from_tag="")
     assert wait_until(lambda: daemon.log.count("reported") == 2, 30)
-    assert f"[{dead.call_id}]: XML-RPC: tag '{dead.caller.tag}' reported" in daemon.log
+    assert f"[{dead.call_id}]: [b2bua] XML-RPC: tag '{dead.caller.tag}' reported" in daemon.log
     assert daemon.stop() == 0
     assert set(server.calls) == expected
     assert "Traceback" not in daemon.log

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from systemlab.daemon import Daemon, wait_until
@@ -19,29 +18,6 @@ NAME = "Redis (127.0.0.1:6379, database 0)"
 
 Start = Callable[..., Daemon]
 Call = Callable[[Daemon], Dialogue]
-
-
-@pytest.fixture
-def start(lab: Lab, tmp_path: Path) -> Iterator[Start]:
-    """Daemons that end with the test: one that is left would write to the next test's server."""
-    made: list[Daemon] = []
-
-    def make(*options: str, **about: Any) -> Daemon:
-        directory = tmp_path / f"daemon-{len(made)}"
-        directory.mkdir()
-        made.append(Daemon(lab, directory, *options, **about))
-        return made[-1]
-
-    yield make
-    for daemon in made:
-        daemon.kill()
-
-
-@pytest.fixture
-def redis(lab: Lab, tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(lab.relay, tmp_path)
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -72,8 +48,8 @@ def stored(redis: RedisServer, count: int) -> bool:
 
 
 @pytest.mark.parametrize("fault", ["away", "frozen"])
-def test_away_or_frozen(start: Start, redis: RedisServer, place: Call, fault: str) -> None:
-    daemon = start(*OPTIONS)
+def test_away_or_frozen(launch: Start, redis: RedisServer, place: Call, fault: str) -> None:
+    daemon = launch(*OPTIONS)
     kept, ended = place(daemon), place(daemon)
     assert stored(redis, 2)
     if fault == "away":
@@ -104,8 +80,8 @@ def test_away_or_frozen(start: Start, redis: RedisServer, place: Call, fault: st
     assert "Traceback" not in daemon.log
 
 
-def test_full_and_with_room_again(start: Start, redis: RedisServer, place: Call) -> None:
-    daemon = start(*OPTIONS)
+def test_full_and_with_room_again(launch: Start, redis: RedisServer, place: Call) -> None:
+    daemon = launch(*OPTIONS)
     first = place(daemon)
     assert stored(redis, 1)
     redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
@@ -122,8 +98,8 @@ def test_full_and_with_room_again(start: Start, redis: RedisServer, place: Call)
     assert daemon.stop() == 0
 
 
-def test_read_only(start: Start, redis: RedisServer, place: Call) -> None:
-    daemon = start(*OPTIONS)
+def test_read_only(launch: Start, redis: RedisServer, place: Call) -> None:
+    daemon = launch(*OPTIONS)
     call = place(daemon)
     assert stored(redis, 1)
     redis.command("REPLICAOF", "192.0.2.99", "6379")
@@ -138,18 +114,18 @@ def test_read_only(start: Start, redis: RedisServer, place: Call) -> None:
 
 
 def test_a_password_that_is_wrong_and_one_that_is_right(
-    start: Start, redis: RedisServer, place: Call, tmp_path: Path
+    launch: Start, redis: RedisServer, place: Call, tmp_path: Path
 ) -> None:
     redis.command("ACL", "SETUSER", "rtpengine", "on", ">hunter2", "~rtpengine:*", "+@all")
     redis.command("ACL", "SETUSER", "default", "-@all", "+ping", "+auth", "+hello")
     files = {name: tmp_path / name for name in ("wrong", "right")}
     files["wrong"].write_text("rtpengine\nhunter3\n")
     files["right"].write_text("rtpengine\nhunter2\n")
-    daemon = start(*OPTIONS, f"--redis-auth-file={files['wrong']}")
+    daemon = launch(*OPTIONS, f"--redis-auth-file={files['wrong']}")
     place(daemon)
     assert logged(daemon, f"{NAME} does not store calls: it does not accept the password")
     daemon.stop()
-    right = start(*OPTIONS, f"--redis-auth-file={files['right']}")
+    right = launch(*OPTIONS, f"--redis-auth-file={files['right']}")
     place(right)
     assert wait_until(lambda: "does not store" not in right.log, 1)
     redis.command("AUTH", "rtpengine", "hunter2")
@@ -157,12 +133,12 @@ def test_a_password_that_is_wrong_and_one_that_is_right(
     assert "hunter" not in daemon.log + right.log
 
 
-def test_keys_of_others_stay(start: Start, redis: RedisServer, place: Call) -> None:
+def test_keys_of_others_stay(launch: Start, redis: RedisServer, place: Call) -> None:
     others = {"calls": "x", "rtpengine:other:call:c": "y", "rtpengine:one": "z", "rtpengine:ones:call:c": "w"}
     for key, value in others.items():
         redis.command("SET", key, value)
     redis.command("SADD", "rtpengine:other:calls", "c")
-    daemon = start(*OPTIONS)
+    daemon = launch(*OPTIONS)
     place(daemon).delete()
     place(daemon)
     assert stored(redis, 3)
@@ -186,8 +162,8 @@ WRONG = {
 }
 
 
-def test_wrong_data_is_refused_call_by_call(start: Start, redis: RedisServer, place: Call) -> None:
-    first = start(*OPTIONS)
+def test_wrong_data_is_refused_call_by_call(launch: Start, redis: RedisServer, place: Call) -> None:
+    first = launch(*OPTIONS)
     calls = [place(first) for _ in range(3)]
     assert stored(redis, 3)
     settled(redis)
@@ -205,11 +181,11 @@ def test_wrong_data_is_refused_call_by_call(start: Start, redis: RedisServer, pl
     values["call"]["sets"][0]["port"] = json.loads(redis.command("GET", good))["call"]["sets"][0]["port"]
     redis.command("SET", taken, json.dumps(values))
 
-    second = start(*OPTIONS)
+    second = launch(*OPTIONS)
     assert "calls restored" in second.log
     for number, reason in enumerate(WRONG):
-        assert second.log.count(f"[wrong-{number}]: the call is not restored: {reason}") == 1, second.log
-    assert second.log.count("[twin]: the call is not restored: ") == 1
+        assert second.log.count(f"[wrong-{number}]: [redis] the call is not restored: {reason}") == 1, second.log
+    assert second.log.count("[twin]: [redis] the call is not restored: ") == 1
     restored = [call for call in calls if "created" in second.ng.command("query", call_id=call.call_id)]
     assert len(restored) == 2, "of two calls on one port one has to lose"
     both_ways(calls[1])
@@ -218,10 +194,10 @@ def test_wrong_data_is_refused_call_by_call(start: Start, redis: RedisServer, pl
     assert "Traceback" not in second.log
 
 
-def test_keys_of_ours_of_another_type(start: Start, redis: RedisServer, place: Call) -> None:
+def test_keys_of_ours_of_another_type(launch: Start, redis: RedisServer, place: Call) -> None:
     redis.command("SET", "rtpengine:one:calls", "text")
     redis.command("RPUSH", "rtpengine:one:owner", "text")
-    daemon = start(*OPTIONS)
+    daemon = launch(*OPTIONS)
     place(daemon)
     assert stored(redis, 1)
     redis.command("DEL", "rtpengine:one:calls")
@@ -233,8 +209,8 @@ def test_keys_of_ours_of_another_type(start: Start, redis: RedisServer, place: C
     assert daemon.stop() == 0
 
 
-def test_one_that_was_away_at_the_start(start: Start, redis: RedisServer, place: Call) -> None:
-    first = start(*OPTIONS)
+def test_one_that_was_away_at_the_start(launch: Start, redis: RedisServer, place: Call) -> None:
+    first = launch(*OPTIONS)
     call = place(first)
     assert stored(redis, 1)
     settled(redis)
@@ -242,7 +218,7 @@ def test_one_that_was_away_at_the_start(start: Start, redis: RedisServer, place:
     first.process.kill()
     first.process.wait(10)
     redis.stop()
-    second = start(*OPTIONS)
+    second = launch(*OPTIONS)
     assert logged(second, f"{NAME} does not store calls: it cannot be reached")
     new = place(second)
     redis.start()
@@ -257,8 +233,8 @@ def test_one_that_was_away_at_the_start(start: Start, redis: RedisServer, place:
     assert second.stop() == 0
 
 
-def test_who_was_started_last_writes(start: Start, redis: RedisServer, place: Call) -> None:
-    first = start(*OPTIONS, "--port-max=30499")
+def test_who_was_started_last_writes(launch: Start, redis: RedisServer, place: Call) -> None:
+    first = launch(*OPTIONS, "--port-max=30499")
     place(first)
     assert stored(redis, 1)
     # As on another machine: the same instance, and ports that are free there.

@@ -22,29 +22,6 @@ Start = Callable[..., Daemon]
 
 
 @pytest.fixture
-def start(lab: Lab, tmp_path: Path) -> Iterator[Start]:
-    """Daemons that end with the test: one that is left would write to the next test's server."""
-    made: list[Daemon] = []
-
-    def make(*options: str, **about: Any) -> Daemon:
-        directory = tmp_path / f"daemon-{len(made)}"
-        directory.mkdir()
-        made.append(Daemon(lab, directory, *options, **about))
-        return made[-1]
-
-    yield make
-    for daemon in made:
-        daemon.kill()
-
-
-@pytest.fixture
-def redis(lab: Lab, tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(lab.relay, tmp_path)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def dialogues() -> Iterator[list[LiveDialogue]]:
     """Whose sockets are closed after the test."""
     made: list[LiveDialogue] = []
@@ -72,9 +49,9 @@ PAIRS: dict[str, Callable[[], tuple[dict[str, Any], dict[str, Any]]]] = {
 
 
 async def test_all_calls_are_back_with_their_ports_keys_and_peers(
-    lab: Lab, start: Start, redis: RedisServer, dialogues: list[LiveDialogue]
+    lab: Lab, launch: Start, redis: RedisServer, dialogues: list[LiveDialogue]
 ) -> None:
-    first = start(*OPTIONS)
+    first = launch(*OPTIONS)
     calls = {}
     for name, pair in PAIRS.items():
         calls[name] = await dial(lab, first, dialogues, *pair()).set_up()
@@ -85,7 +62,7 @@ async def test_all_calls_are_back_with_their_ports_keys_and_peers(
     first.process.kill()
     first.process.wait(10)
 
-    second = start(*OPTIONS)
+    second = launch(*OPTIONS)
     assert f"{len(PAIRS)} of {len(PAIRS)} calls restored in" in second.log
     for name, dialogue in calls.items():
         dialogue.ng = second.ng
@@ -107,10 +84,10 @@ def _ports(tags: Any) -> Any:
 
 
 async def test_parties_notice_no_more_than_a_gap(
-    lab: Lab, start: Start, redis: RedisServer, dialogues: list[LiveDialogue]
+    lab: Lab, launch: Start, redis: RedisServer, dialogues: list[LiveDialogue]
 ) -> None:
     """Restart under traffic: what was sent while nobody was there is lost, all else arrives, nothing twice."""
-    first = start(*OPTIONS)
+    first = launch(*OPTIONS)
     call = await dial(lab, first, dialogues, speaks("RTP/SAVP"), speaks("RTP/AVP")).set_up()
     one, other = call.sides
     await both_hear(call)
@@ -129,7 +106,7 @@ async def test_parties_notice_no_more_than_a_gap(
     await asyncio.sleep(0.5)
     first.process.kill()
     first.process.wait(10)
-    restarted = await asyncio.to_thread(start, *OPTIONS)
+    restarted = await asyncio.to_thread(launch, *OPTIONS)
     heard_before = len(other.heard)
     assert await asyncio.to_thread(wait_until, lambda: len(other.heard) > heard_before + 20, 10)
     stop.set()
@@ -146,9 +123,9 @@ async def test_parties_notice_no_more_than_a_gap(
 
 
 async def test_no_srtcp_index_comes_twice(
-    lab: Lab, start: Start, redis: RedisServer, dialogues: list[LiveDialogue]
+    lab: Lab, launch: Start, redis: RedisServer, dialogues: list[LiveDialogue]
 ) -> None:
-    first = start(*OPTIONS)
+    first = launch(*OPTIONS)
     call = await dial(lab, first, dialogues, speaks("RTP/AVP"), speaks("RTP/SAVP")).set_up()
     _, other = call.sides
     settled(redis)
@@ -157,7 +134,7 @@ async def test_no_srtcp_index_comes_twice(
         await both_hear(call)
     first.process.kill()
     first.process.wait(10)
-    second = start(*OPTIONS)
+    second = launch(*OPTIONS)
     await both_hear(call)
     indices = [int.from_bytes(packet[-14:-10], "big") & 0x7FFFFFFF for packet in other.raw if 192 <= packet[1] <= 223]
     assert indices and min(indices) >= 0x10000
@@ -167,7 +144,7 @@ async def test_no_srtcp_index_comes_twice(
 
 
 async def test_another_machine_takes_over_with_the_address(
-    lab: Lab, start: Start, tmp_path: Path, dialogues: list[LiveDialogue]
+    lab: Lab, launch: Start, tmp_path: Path, dialogues: list[LiveDialogue]
 ) -> None:
     """The relay's second address floats: its host is killed, host C gets it, and a daemon with the same options."""
     floating, port = lab.relay.ipv4[1], 2299
@@ -175,7 +152,7 @@ async def test_another_machine_takes_over_with_the_address(
     options = (f"--ip={floating}", f"--redis={lab.attacker.ipv4[0]}:6379", "--redis-db=0", *OPTIONS[2:])
     more = {"ng": f"{floating}:{port}", "ipv6": False}
     try:
-        first = start(*options, "--control-allow=0.0.0.0/0", **more)
+        first = launch(*options, "--control-allow=0.0.0.0/0", **more)
         calls = [await dial(lab, first, dialogues, *PAIRS[name]()).set_up() for name in PAIRS]
         for call in calls:
             await both_hear(call)
@@ -183,7 +160,7 @@ async def test_another_machine_takes_over_with_the_address(
         first.process.kill()
         first.process.wait(10)
         _move_address(floating, lab.relay, lab.c)
-        second = start(*options, "--control-allow=0.0.0.0/0", host=lab.c, **more)
+        second = launch(*options, "--control-allow=0.0.0.0/0", host=lab.c, **more)
         assert f"{len(calls)} of {len(calls)} calls restored" in second.log
         for call in calls:
             call.ng = second.ng
@@ -209,17 +186,17 @@ def _move_address(address: str, source: Host, target: Host) -> None:
 
 
 async def test_one_way_early_media_survives_too(
-    lab: Lab, start: Start, redis: RedisServer, dialogues: list[LiveDialogue]
+    lab: Lab, launch: Start, redis: RedisServer, dialogues: list[LiveDialogue]
 ) -> None:
     """A call that is only offered when the daemon is killed, and answered by its successor."""
-    first = start(*OPTIONS)
+    first = launch(*OPTIONS)
     call = dial(lab, first, dialogues, speaks("RTP/SAVP"), speaks("RTP/AVP"))
     call.offer()
     assert wait_until(lambda: redis.calls(5) == 1, 10)
     settled(redis)
     first.process.kill()
     first.process.wait(10)
-    second = start(*OPTIONS)
+    second = launch(*OPTIONS)
     call.ng = second.ng
     call.answer()
     await call.connected()

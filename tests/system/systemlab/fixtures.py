@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from systemlab.daemon import PROGRAM, Daemon
 from systemlab.live import Live, LiveDialogue
 from systemlab.media import Dialogue, Party
 from systemlab.netns import Host, Lab
+from systemlab.redisserver import RedisServer
 
 PORTS = ("--port-min=30000", "--port-max=30999")
 MakeParty = Callable[..., Party]
@@ -48,6 +50,30 @@ def start(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
     yield make
     for daemon in started:
         daemon.kill()
+
+
+@pytest.fixture
+def launch(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons that end with the test: one that is left would write to the next test's Redis."""
+    launched: list[Daemon] = []
+
+    def make(*options: str, **about: Any) -> Daemon:
+        directory = tmp_path / f"daemon-{len(launched)}"
+        directory.mkdir()
+        launched.append(Daemon(lab, directory, *options, **about))
+        return launched[-1]
+
+    yield make
+    for daemon in launched:
+        daemon.kill()
+
+
+@pytest.fixture
+def redis(lab: Lab, tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis server on the relay's host, for one test."""
+    server = RedisServer(lab.relay, tmp_path)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
