@@ -247,7 +247,8 @@ class Daemon:
         ready()
         self._supervisor.watch(loop)
         await self._stop.wait()
-        self._supervisor.stopping()
+        if not self._handed_over:  # else it is the successor whom the supervisor listens to
+            self._supervisor.stopping()
         ticking.cancel()
         log.info("rtpengine %s ends with %d calls", __version__, len(self.table))
         if self.web is not None:
@@ -263,6 +264,7 @@ class Daemon:
     def close(self) -> None:
         """Close every socket; calls are not torn down in SIP, their media just stops."""
         self.path.close()
+        self.replacement.close()
         if self.offload is not None:
             self.offload.close()
         if self.b2bua is not None:

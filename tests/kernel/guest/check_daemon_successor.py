@@ -43,8 +43,12 @@ def secure(profile: str = "RTP/SAVP") -> dict[str, Any]:
 
 def calls_of(daemon: Daemon, count: int = 3) -> list[Call]:
     """In turn plain, secure on one side, and secure on both, from IPv4 to IPv6."""
-    kinds = cycle([({}, {}, (4, 4)), (secure(), {}, (4, 4)), (secure(), secure("RTP/SAVPF"), (4, 6))])
-    made = [call(daemon, *kind) for kind in islice(kinds, count)]
+    kinds: list[Callable[[], Any]] = [
+        lambda: ({}, {}, (4, 4)),
+        lambda: (secure(), {}, (4, 4)),
+        lambda: (secure(), secure("RTP/SAVPF"), (4, 6)),
+    ]
+    made = [call(daemon, *kind()) for kind in islice(cycle(kinds), count)]
     for each in made:
         each.place()
     return made
