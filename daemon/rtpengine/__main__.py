@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ready = process.ready_in_foreground if options.foreground else process.daemonize(options.log_stderr)
         # Not before: the module shows which process has a table.
         kernel, notes = _open_kernel_table(options, ROOT, predecessor, calls_left=left is not None)
-        if options.pidfile is not None:
-            process.write_pidfile(options.pidfile)
+        give_back = process.write_pidfile(options.pidfile) if options.pidfile is not None else lambda: None
     except ConfigError as error:
         config.fail(error)
     where = {"foreground": options.foreground, "log_stderr": options.log_stderr}
@@ -53,13 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             NOTICE, "--takeover: no daemon listens on %s, so there are no calls to take over", options.takeover_socket
         )
     origin = Origin(own_command(), directory, predecessor, left)
-    return _serve(Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], origin), ready)
+    daemon = Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], origin)
+    return _serve(daemon, ready, give_back)
 
 
-def _serve(daemon: Daemon, ready: Callable[[], None]) -> int:
+def _serve(daemon: Daemon, ready: Callable[[], None], give_back: Callable[[], None]) -> int:
+    """Run the daemon; ``give_back`` its process id file where the one before goes on. Return the exit status."""
     try:
         asyncio.run(daemon.run(ready))
     except HandoverError as reason:
+        give_back()
         _log.error("--takeover has failed, and the other daemon goes on: %s", reason)
         return config.EXIT_FAILURE
     except Exception:

@@ -75,17 +75,27 @@ def notify(state: str, descriptors: Sequence[int] = ()) -> bool:
     return True
 
 
-def write_pidfile(path: str) -> None:
+def write_pidfile(path: str) -> Callable[[], None]:
     """Write our process id and a newline to ``path``, and remove the file at exit if it is still ours.
 
-    Raise OptionError.
+    Return a function that puts back what was there, for a successor that does not come about. Raise OptionError.
     """
+    before = ""
+    with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        before = file.read(32)
     try:
         with open(path, "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
     except OSError as error:
         raise OptionError("pidfile", f"cannot write {path!a}: {error.strerror}") from None
     atexit.register(remove_pidfile, path)
+
+    def give_back() -> None:
+        if before:
+            with suppress(OSError), open(path, "w", encoding="ascii") as file:
+                file.write(before)
+
+    return give_back
 
 
 def remove_pidfile(path: str) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -214,13 +215,19 @@ async def test_the_calls_in_redis_go_along(
         redis.stop()
 
 
-class FalseSuccessor:
-    """Speaks as a successor does, up to where it fails."""
+class FalsePeer:
+    """Speaks as one of the two does, up to where it fails."""
 
-    def __init__(self, path: Path) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(10)
-        self.sock.connect(str(path))
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.settimeout(10)
+
+    @classmethod
+    def successor(cls, path: Path) -> FalsePeer:
+        """Who has connected there."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(str(path))
+        return cls(sock)
 
     def say(self, **message: Any) -> None:
         data = json.dumps(message).encode()
@@ -243,7 +250,7 @@ async def test_a_successor_that_fails_changes_nothing(
     daemon = start()
     await calls.place(daemon, ["plain", "SDES to plain", "SDES passed on"])
     for step in range(4):
-        false = FalseSuccessor(tmp_path / "socket")
+        false = FalsePeer.successor(tmp_path / "socket")
         if step >= 1:
             false.say(hello=1)
             hello = false.hear()
@@ -266,6 +273,30 @@ async def test_a_successor_that_fails_changes_nothing(
     assert daemon.stop() == 0
     assert not (tmp_path / "socket").exists()
     assert "Traceback" not in daemon.log
+
+
+def test_a_predecessor_that_fails_keeps_its_place(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    pidfile.write_text("4711\n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        listener.settimeout(20)
+
+        def fail() -> None:
+            false = FalsePeer(listener.accept()[0])
+            assert false.hear() == {"hello": 1}
+            false.say(version=1, listeners={}, table=None, calls=1)
+            assert "go" in false.hear()
+            false.sock.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            failing = pool.submit(fail)
+            with pytest.raises(AssertionError, match="the daemon ended with 255: .*") as failure:
+                start(f"--pidfile={pidfile}", "--takeover")
+            failing.result()
+    assert "--takeover has failed, and the other daemon goes on: the other process has ended" in str(failure.value)
+    assert pidfile.read_text() == "4711\n"
 
 
 def test_nobody_to_take_over_from(start: Callable[..., Daemon], tmp_path: Path) -> None:

@@ -133,6 +133,22 @@ def test_a_pidfile_that_is_gone_is_no_error(tmp_path: Path) -> None:
     process.remove_pidfile(str(tmp_path / "pid"))
 
 
+@pytest.mark.parametrize("before", ["4711\n", None])
+def test_a_pidfile_that_is_given_back(tmp_path: Path, before: str | None) -> None:
+    path = tmp_path / "pid"
+    if before is not None:
+        path.write_text(before)
+    run(
+        """
+        import sys
+        from rtpengine import process
+        process.write_pidfile(sys.argv[1])()
+        """,
+        path,
+    )
+    assert (path.read_text() if path.exists() else None) == before
+
+
 def test_a_pidfile_that_cannot_be_written_names_the_option(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--pidfile: cannot write '.*/none/pid': No such file or directory$"):
         process.write_pidfile(str(tmp_path / "none" / "pid"))
