@@ -30,31 +30,37 @@ class Sampler:
                 self._sample(call, now)
 
     def _sample(self, call: Call, now: float) -> None:
-        heard: dict[int, tuple[Quality, Reports]] = {}
-
-        def read(stream: int) -> tuple[Quality, Reports]:
-            found = heard.get(stream)
-            if found is None:
-                found = heard[stream] = self._read(stream)
-            return found
-
+        read = self._read
+        reports: dict[int, Reports] = {}
         for _, media, other in call.medias():
-            ports = media.ports.current
-            offer = media.party.offer
+            ports, offer = media.ports.current, media.party.offer
             if ports is None or (offer is not None and offer.profile is None):
                 continue
+            tracks = media.ports.tracks
             for index in range(0, len(ports.streams), 2):
                 stream = ports.streams[index]
-                track = media.ports.tracks.get(stream)
+                track = tracks.get(stream)
                 if track is None:
-                    track = media.ports.tracks[stream] = Track()
+                    track = tracks[stream] = Track()
                 # Forked dialogues share the ports that face the answerers.
                 if track.at < now:
-                    quality = read(stream)[0]
-                    track.codec = _codec(media, other, quality.payload_type, track.codec)
-                    ours, theirs = _reports(media, index, read), _reports(other, index, read)
+                    quality, reports[stream] = read(stream)
+                    if quality.payload_type != track.counted.payload_type or call.last_signal >= track.at:
+                        track.codec = _codec(media, other, quality.payload_type, track.codec)
+                    ours, theirs = self._reports(media, index, reports), self._reports(other, index, reports)
                     far = _far(track, ours, theirs, quality.clock_rate)
                     self.totals.add(track.take(quality, far, now), far)
+
+    def _reports(self, media: Media, index: int, known: dict[int, Reports]) -> Reports:
+        """What a party says over RTCP, which comes to the RTP socket of a pair or to the one behind it."""
+        ports = media.ports.current
+        if ports is None or index + 1 >= len(ports.streams):
+            return _NO_REPORTS
+        stream = ports.streams[index if media.party.rtcp_mux else index + 1]
+        found = known.get(stream)
+        if found is None:
+            found = known[stream] = self._read(stream)[1]
+        return found
 
 
 _NO_REPORTS = Reports()
@@ -69,14 +75,6 @@ def _far(track: Track, ours: Reports, theirs: Reports, clock_rate: int) -> Far:
     track.reports = theirs.reports
     jitter_ms = 1000 * theirs.jitter / clock_rate if clock_rate else None
     return Far(theirs.fraction_lost, jitter_ms, rtt_ms)
-
-
-def _reports(media: Media, index: int, read: Read) -> Reports:
-    """What a party says over RTCP, which comes to the RTP socket of a pair or to the one behind it."""
-    ports = media.ports.current
-    if ports is None or index + 1 >= len(ports.streams):
-        return _NO_REPORTS
-    return read(ports.streams[index if media.party.rtcp_mux else index + 1])[1]
 
 
 def _codec(media: Media, other: Media, payload_type: int | None, before: Codec | None) -> Codec | None:
