@@ -121,6 +121,7 @@ class Call:
     next_check: float | None = None
     next_deadline: float | None = None
     sampled: float = 0.0
+    revision: int = 0  # counts what signalling has changed
     chosen_certificate: Certificate | None = None
 
     @property
@@ -174,6 +175,7 @@ class Call:
         partners = [dialogue.partner(leg) for dialogue in self.dialogues if leg in dialogue.legs]
         self.dialogues = [dialogue for dialogue in self.dialogues if leg not in dialogue.legs]
         self.legs.remove(leg)
+        self.revision += 1
         for partner in partners:
             remaining = [dialogue for dialogue in self.dialogues if partner in dialogue.legs]
             if not remaining:
@@ -370,6 +372,7 @@ class Call:
         if exchange.how.via_branch:
             self.via_branches.add(exchange.how.via_branch)
         self.last_signal = now
+        self.revision += 1
         self._activate(dialogue, now)
 
     def _activate(self, dialogue: Dialogue, now: float) -> None:

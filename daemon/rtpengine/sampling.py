@@ -30,8 +30,7 @@ class Sampler:
                 self._sample(call, now)
 
     def _sample(self, call: Call, now: float) -> None:
-        read = self._read
-        reports: dict[int, Reports] = {}
+        known: dict[int, tuple[Quality, Reports]] = {}
         for _, media, other in call.medias():
             ports, offer = media.ports.current, media.party.offer
             if ports is None or (offer is not None and offer.profile is None):
@@ -44,22 +43,24 @@ class Sampler:
                     track = tracks[stream] = Track()
                 # Forked dialogues share the ports that face the answerers.
                 if track.at < now:
-                    quality, reports[stream] = read(stream)
-                    if quality.payload_type != track.counted.payload_type or call.last_signal >= track.at:
-                        track.codec = _codec(media, other, quality.payload_type, track.codec)
-                    ours, theirs = self._reports(media, index, reports), self._reports(other, index, reports)
+                    quality = self._look(stream, known)[0]
+                    track.codec = _codec(media, other, quality.payload_type, track.codec)
+                    ours, theirs = self._reports(media, index, known), self._reports(other, index, known)
                     far = _far(track, ours, theirs, quality.clock_rate)
                     self.totals.add(track.take(quality, far, now), far)
 
-    def _reports(self, media: Media, index: int, known: dict[int, Reports]) -> Reports:
+    def _reports(self, media: Media, index: int, known: dict[int, tuple[Quality, Reports]]) -> Reports:
         """What a party says over RTCP, which comes to the RTP socket of a pair or to the one behind it."""
         ports = media.ports.current
         if ports is None or index + 1 >= len(ports.streams):
             return _NO_REPORTS
-        stream = ports.streams[index if media.party.rtcp_mux else index + 1]
+        return self._look(ports.streams[index if media.party.rtcp_mux else index + 1], known)[1]
+
+    def _look(self, stream: int, known: dict[int, tuple[Quality, Reports]]) -> tuple[Quality, Reports]:
+        """Each stream is read once for a call, though both parties want to know of it."""
         found = known.get(stream)
         if found is None:
-            found = known[stream] = self._read(stream)[1]
+            found = known[stream] = self._read(stream)
         return found
 
 

@@ -36,8 +36,6 @@ READINGS = 120
 
 ONE_WAY, SILENT, UNANSWERED, ON_HOLD = "one-way", "silent", "unanswered", "on hold"
 
-EMPTY = '""'
-
 Values = dict[str, Any]
 
 
@@ -77,12 +75,12 @@ class _Flow(NamedTuple):
 
 
 class _Line:
-    """What is shown of one call in the list, as JSON; ``version`` is when it was made, of what the other two say.
+    """What is shown of one call in the list, as JSON; ``version`` is when it was made, of what was known of the call.
 
     ``flows``, ``answered`` and ``fixed`` are the part that only signalling changes.
     """
 
-    __slots__ = ("answered", "call", "fixed", "flows", "json", "key", "plot", "sampled", "signalled", "version")
+    __slots__ = ("answered", "call", "fixed", "flows", "json", "key", "plot", "revision", "sampled", "version")
 
     def __init__(self, key: int, call: Call) -> None:
         self.key = key
@@ -92,12 +90,13 @@ class _Line:
         self.answered = False
         self.plot: deque[str] = deque(maxlen=PLOTTED)  # as JSON
         self.version = 0
-        self.sampled = self.signalled = float("-inf")
+        self.sampled = float("-inf")
+        self.revision = -1
 
     @property
     def is_current(self) -> bool:
         """Whether there is no news of the call."""
-        return (self.sampled, self.signalled) == (self.call.sampled, self.call.last_signal)
+        return self.sampled == self.call.sampled and self.revision == self.call.revision
 
 
 class StatusBoard:
@@ -239,7 +238,7 @@ class StatusBoard:
 
     def _make(self, line: _Line) -> None:
         call = line.call
-        if line.signalled != call.last_signal or any(flow.track is None for flow in line.flows):
+        if line.revision != call.revision or any(flow.track is None for flow in line.flows):
             line.flows = list(_flows(call))
             line.answered = any(leg.tag for dialogue in call.dialogues for leg in dialogue.legs[1:])
             line.fixed = _json({"key": line.key, **_said(call, line.flows)})
@@ -249,14 +248,14 @@ class StatusBoard:
         elif call.sampled != line.sampled:
             tracks = [flow.track for flow in line.flows if flow.track is not None]
             line.plot = deque(map(_score, _lowest_of(tracks)), maxlen=PLOTTED)
-        line.sampled, line.signalled = call.sampled, call.last_signal
+        line.sampled, line.revision = call.sampled, call.revision
         line.version = self._version
         paths = [self._where(flow.stream) for flow in line.flows]
         reason = next((where.reason for where in paths if not where.in_kernel and where.reason), "")
         marks = _marks(line, latest)
         # Written out, as most of it is plain: there are many lines, and json takes twice as long.
         line.json = (
-            f'{line.fixed[:-1]}, "path": "{_path(paths)}", "reason": {_json(reason) if reason else EMPTY}, '
+            f'{line.fixed[:-1]}, "path": "{_path(paths)}", "reason": {_json(reason)}, '
             f'"marks": {_json(marks) if marks else "[]"}, {_quality(latest)}, "plot": [{", ".join(line.plot)}]}}'
         )
 
@@ -319,7 +318,7 @@ def _marks(line: _Line, latest: list[Sample | None]) -> list[str]:
         return [ON_HOLD] if line.flows else []
     heard = [sample is not None and sample.packets > 0 for sample in latest]
     missing = any(should and not is_there for should, is_there in zip(expected, heard, strict=True))
-    if not missing or line.sampled <= line.signalled:  # what was signalled since has had no time to be heard
+    if not missing or line.sampled <= line.call.last_signal:  # what was signalled since has had no time to be heard
         return []
     return [ONE_WAY if any(heard) else SILENT]
 

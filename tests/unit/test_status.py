@@ -328,6 +328,18 @@ def test_calls_are_let_go_of_when_nobody_looks(scene: Scene) -> None:
     assert not scene.ask(after["version"])["whole"]
 
 
+def test_a_branch_that_has_left_is_no_longer_shown(scene: Scene) -> None:
+    scene.call()
+    scene.answer(tag="b2")
+    before = scene.line()
+    assert [tag for tag, _ in before["parties"]] == ["a", "b", "b2"]
+    call = scene.table.find("c")
+    scene.table.delete(call, "a", "b2", "", 0, scene.now)
+    after = scene.line()
+    assert [tag for tag, _ in after["parties"]] == ["a", "b"]
+    assert len(after["ports"]) < len(before["ports"])
+
+
 def test_readings(scene: Scene) -> None:
     for second in range(1000):
         scene.board.read(Reading(float(second), second, 10 * second, 20 * second, 0, 1))
