@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from rtpengine import NOTICE, config, control, control_cli, control_tcp, fdstore
 from rtpengine.daemon import Daemon, Origin
 from rtpengine.handover import HandoverError, Predecessor
 from rtpengine.kernel import ROOT, KernelTable, NotLoaded, Unavailable
+from rtpengine.option_values import start_directory
 from rtpengine.options import ConfigError, OptionError
 from rtpengine.replacement import own_command
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon with these arguments (default: the process's); return the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     options = config.parse(arguments)
-    directory = os.getcwd()  # not always the one that it goes on in
+    directory = start_directory()
     descriptors = process.raise_limits()
     try:
         predecessor = _meet_predecessor(options)

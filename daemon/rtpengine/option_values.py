@@ -29,6 +29,9 @@ class ListenEndpoint(NamedTuple):
         """Whether only this host can reach it."""
         return ip_address(self.address).is_loopback
 
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
 
 MAX_INTEGER = (1 << 31) - 1
 # leading zeros aside, 32 bits need 11 digits; int() refuses thousands of them with an error of its own
@@ -45,7 +48,7 @@ def integer(value: str) -> int:
 
 
 def ipv4(value: str) -> str:
-    """A unicast IPv4 address in dotted-quad form; raise ValueError, as the other readers in _STEPS do."""
+    """A unicast IPv4 address in dotted-quad form; raise ValueError, as the others here do."""
     address = IPv4Address(value)
     if address.is_unspecified or address.is_multicast or value == "255.255.255.255":
         raise ValueError(f"{value} is not an address that media can be sent from")
@@ -109,11 +112,12 @@ def file_path(value: str) -> str:
 
 def absolute(path: str) -> str:
     """The path as seen from where the daemon was started; it changes its directory."""
-    return path if os.path.isabs(path) else os.path.normpath(os.path.join(_start_directory(), path))
+    return path if os.path.isabs(path) else os.path.normpath(os.path.join(start_directory(), path))
 
 
 @cache
-def _start_directory() -> str:
+def start_directory() -> str:
+    """Where the daemon was started; to be asked before it goes elsewhere."""
     return os.getcwd()
 
 

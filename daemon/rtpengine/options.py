@@ -110,7 +110,7 @@ MORE_OPTIONS = (
 ALL_OPTIONS = OPTIONS + MORE_OPTIONS
 _WITH_VALUE = [option for option in ALL_OPTIONS if option.metavar]
 
-# What argparse checks at once, by metavar or by name; the rest has its turn in _STEPS.
+# What argparse checks at once, by metavar or by name; the rest has its turn in config.py.
 _INTEGERS = ("INT", "SECS", "USECS")
 CHOICES = {
     "log-facility": tuple(FACILITIES),

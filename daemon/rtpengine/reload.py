@@ -68,12 +68,10 @@ class Reloader:
 def shown(config: Config, field: str) -> str:
     """The value of a field in the words of the option; SET where its type does not say that it may be seen."""
     value = getattr(config, field)
-    if isinstance(value, ListenEndpoint):
-        return f"[{value.address}]:{value.port}" if ":" in value.address else f"{value.address}:{value.port}"
+    if isinstance(value, ListenEndpoint | Address | Sentinels):
+        return str(value)
     if type(value) is tuple:
         return ",".join(map(str, value)) or "none"
-    if isinstance(value, Address | Sentinels):
-        return str(value)
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, Learning):

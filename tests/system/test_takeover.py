@@ -93,19 +93,9 @@ def calls(lab: Lab) -> Iterator[Calls]:
 
 
 @pytest.fixture
-def start(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+def start(launch: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Daemon]:
     """Daemons on one control port, which end with the test."""
-    made: list[Daemon] = []
-
-    def make(*options: str) -> Daemon:
-        directory = tmp_path / f"daemon-{len(made)}"
-        directory.mkdir()
-        made.append(Daemon(lab, directory, *PORTS, f"--takeover-socket={tmp_path}/socket", *options, ng=NG))
-        return made[-1]
-
-    yield make
-    for daemon in made:
-        daemon.kill()
+    return lambda *options: launch(*PORTS, f"--takeover-socket={tmp_path}/socket", *options, ng=NG)
 
 
 def end(pid: int) -> None:

@@ -227,7 +227,7 @@ def the_daemon_is_replaced_and_stays_the_same_service() -> None:
 
 
 @step
-def so_does_a_crash() -> None:
+def a_crash_leaves_the_kernel_at_work() -> None:
     calls["main"] = Call("crash", PORT)
     calls["main"].settle(0)
     old, since = pid(MAIN), state(FORWARDING, "InvocationID")
