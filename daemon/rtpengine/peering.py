@@ -284,8 +284,7 @@ class Peering:
     def _drain(self, stream: int) -> None:
         """Pass on what the DTLS of a socket has to say."""
         endpoint = self._endpoints[stream]
-        for remote, datagram in endpoint.take_output():
-            self.transport.send(stream, remote, datagram)
+        # Before the last flight goes: media that follows on the peer's hearing it must not find us without keys.
         for event in endpoint.take_events():
             match event:
                 case DtlsConnected():
@@ -297,6 +296,8 @@ class Peering:
                     log.info("DTLS closed by %s", event.remote)
                     self.transport.note(stream, f"DTLS closed by {event.remote}")
                     self._protect(stream, _NO_KEYS)
+        for remote, datagram in endpoint.take_output():
+            self.transport.send(stream, remote, datagram)
 
     def _connected(self, stream: int, event: DtlsConnected) -> None:
         log.info("DTLS connected with %s, SRTP suite %s", event.remote, event.send.suite)

@@ -160,6 +160,26 @@ def test_a_handshake_ends_in_keys(stage: Stage, setup: str, role: str) -> None:
     assert stage.tag("a")["flags"] == ["initialized", "rtcp-mux", "DTLS-SRTP", "ICE"]
 
 
+def test_keys_are_there_before_the_flight_that_lets_the_peer_speak(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place_browser_call(stage, "active")
+    stage.table.receive_stun("c", 30002, check_of_a(stage), A, stage.now)
+    stage.transport.sent.clear()
+    had_keys = []
+    send = stage.transport.send
+
+    def sent(stream: int, to: Endpoint, data: bytes) -> None:
+        had_keys.append(stream in stage.transport.keys)
+        send(stream, to, data)
+
+    monkeypatch.setattr(stage.transport, "send", sent)
+    peer = DtlsEndpoint(stage.certificate, "active", (TOOLS.certificate().fingerprint,))
+    peer.start(Endpoint("198.51.100.2", 30002), stage.now)
+    assert stage.shake_hands(peer, 30002, A)
+    assert had_keys[-1] and not had_keys[0]
+
+
 def test_without_ice_the_handshake_validates_its_source(stage: Stage) -> None:
     stage.offer(audio(A), Signalling(protocol=OVER_TLS))
     stage.answer(audio(B, OVER_TLS, setup="active", fingerprints=(stage.certificate.fingerprint,)))
