@@ -18,7 +18,8 @@ from rtpengine import __version__
 from rtpengine.call import Call
 from rtpengine.counts import CallCounts, RequestCounts
 from rtpengine.offload import Offload
-from rtpengine.packetpath import DROP_REASONS, PacketPath
+from rtpengine.packetpath import PacketPath
+from rtpengine.packetpath_structs import DROP_REASONS
 from rtpengine.ports import PortPool
 from rtpengine.quality import Totals
 from rtpengine.table import CallTable

@@ -44,7 +44,7 @@ from rtpengine.call import RETIREMENT_S
 from rtpengine.media import Endpoint, Learning, PortSet, Quality, StreamState
 from rtpengine.openser_service import OpenserService
 from rtpengine.operator_commands import usage
-from rtpengine.packetpath import DROP_REASONS
+from rtpengine.packetpath_structs import DROP_REASONS
 from rtpengine.recognize import name_protocol
 from rtpengine.rtpproxy_service import RtpproxyService
 from rtpengine.sampling import Sampler

@@ -20,7 +20,8 @@ from rtpengine.counts import CallCounts, RequestCounts
 from rtpengine.daemon import Daemon
 from rtpengine.media import Learning, Quality, Signalling
 from rtpengine.metrics import METRICS, Metrics, Parts
-from rtpengine.packetpath import DROP_REASONS, PacketPathStats, Traffic
+from rtpengine.packetpath import PacketPathStats, Traffic
+from rtpengine.packetpath_structs import DROP_REASONS
 from rtpengine.ports import PortPool
 from rtpengine.quality import Far, Sample, Totals
 from rtpengine.table import CallTable, Limits
