@@ -4,7 +4,7 @@
  * and how far its SSRCs have come.
  *
  * The daemon's packet path does the same over libcrypto (srtp.c there), and a
- * packet must leave both byte for byte equal. What is arithmetic is in rtp.h.
+ * packet must leave both byte for byte equal. What is arithmetic is in srtp_common.h.
  */
 #include <asm/simd.h>
 #include <crypto/algapi.h>

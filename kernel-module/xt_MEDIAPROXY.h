@@ -54,7 +54,8 @@
 #define XT_MEDIAPROXY_H
 
 #include <linux/types.h>
-#include "rtp.h"
+#include "rtp_quality.h"
+#include "srtp_common.h"
 
 /* Changes with every change of a struct or of what a field means. */
 #define MEDIAPROXY_ABI 2
@@ -198,7 +199,7 @@ struct mediaproxy_counters {
 };
 
 /*
- * How the packets that were forwarded have arrived, since ADD: see rtp.h. Those that
+ * How the packets that were forwarded have arrived, since ADD: see rtp_quality.h. Those that
  * were handed up, and dropped as authentication or replay want it, have no part in it.
  */
 struct mediaproxy_quality {

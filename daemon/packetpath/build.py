@@ -16,8 +16,7 @@ PACKETPATH = ROOT / "daemon" / "packetpath"
 SHARED = ROOT / "kernel-module"
 
 HEADERS = [
-    SHARED / "rtp.h",
-    SHARED / "xt_MEDIAPROXY.h",
+    *(SHARED / name for name in ("rtp.h", "srtp_common.h", "rtp_quality.h", "xt_MEDIAPROXY.h")),
     *(PACKETPATH / name for name in ("srtp.h", "packetpath.h", "learn.h", "rtcp.h", "reports.h", "bucket.h")),
 ]
 PRIVATE_HEADERS = [PACKETPATH / name for name in ("internal.h", "address.h", "secure.h", "srtp_crypto.h")]

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rtp_quality.h"
 #include "srtp.h"
 
 #define PP_MAX_WORKERS 64
@@ -90,7 +91,7 @@ struct pp_counters {
 	uint64_t drops[10];		/* PP_DROP_REASONS */
 };
 
-/* How the party's RTP arrives, see rtp.h; of SRTP only what is authentic, and no packet twice. */
+/* How the party's RTP arrives, see rtp_quality.h; of SRTP only what is authentic, and no packet twice. */
 struct pp_quality {
 	struct rtp_totals totals;	/* expected up to now */
 	uint32_t jitter_us;		/* RFC 3550 A.8 */

@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#include "rtp.h"
+#include "srtp_common.h"
 
 #define SRTP_KEY_MAX 32
 #define SRTP_SALT_MAX 14

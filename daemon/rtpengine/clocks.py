@@ -1,4 +1,4 @@
-"""Clock rates of payload types, as packet path and kernel module want to be told them: see rtp_ticks() in rtp.h."""
+"""Clock rates of payload types, as packet path and kernel module want to be told them: rtp_ticks() of rtp_quality.h."""
 
 from __future__ import annotations
 

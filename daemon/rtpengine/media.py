@@ -433,7 +433,7 @@ _UNSIGNED = (1 << 64) - 1
 
 
 class KernelQuality(NamedTuple):
-    """The same as :class:`Quality` as the kernel keeps it: the last four are those of struct rtp_quality in rtp.h."""
+    """The same as :class:`Quality` as the kernel keeps it: the last four are those of struct rtp_quality."""
 
     expected: int = 0
     lost: int = 0

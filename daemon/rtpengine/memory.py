@@ -55,7 +55,7 @@ class SrtpMemory(NamedTuple):
     """What one SRTP context has been used for: the party's packets, or if ``sending`` ours.
 
     ``rtcp_next`` is the index of the next SRTCP packet. ``own_rtcp``: some were ours, not passed on.
-    ``retired`` is the filter of SSRCs that made room for others (rtp.h), empty where there were none.
+    ``retired`` is the filter of SSRCs that made room for others (srtp_common.h), empty where there were none.
     """
 
     keys: SrtpKeys

@@ -1,4 +1,4 @@
-"""rtp.h's arithmetic about reception quality through cffi: cases by hand, and a model that does it another way."""
+"""rtp_quality.h through cffi: cases by hand, and a model that does it another way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arithmetic of SRTP in rtp.h, through cffi: index estimate, replay window, table of SSRCs."""
+"""The arithmetic of SRTP in rtp.h and srtp_common.h, through cffi: index estimate, replay window, table of SSRCs."""
 
 from __future__ import annotations
 

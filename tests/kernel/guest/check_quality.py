@@ -1,4 +1,4 @@
-"""How forwarded packets have arrived: the kernel counts with the arithmetic of the packet path (rtp.h)."""
+"""How forwarded packets have arrived: the kernel counts with the arithmetic of the packet path (rtp_quality.h)."""
 
 from __future__ import annotations
 
