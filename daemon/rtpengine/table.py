@@ -189,7 +189,7 @@ class CallTable:
             self.end(call, "timeout", now)
         else:
             self._close_retired(call, now)
-            self._check_at(call, min(expiry, limit))
+            self._check_at(call, min(expiry, limit, math.inf if call.ends_at is None else call.ends_at))
             self._schedule_closing(call)
 
     def set_limits(self, limits: Limits, now: float) -> None:

@@ -109,6 +109,16 @@ class TestDelete:
         bench.table.tick(35.0)
         assert bench.ended == [("c", "deleted", 35.0)]
 
+    def test_delayed_beyond_the_next_look_at_the_call(self, bench: Bench) -> None:
+        bench.place()
+        bench.transport.heard[30000] = 59.0
+        bench.delete(delay=90)
+        bench.table.tick(60.0)
+        bench.table.tick(94.9)
+        assert len(bench.table) == 1
+        bench.table.tick(95.0)
+        assert bench.ended == [("c", "deleted", 95.0)]
+
 
 class TestExpiry:
     @pytest.mark.parametrize(
