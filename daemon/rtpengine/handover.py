@@ -117,6 +117,7 @@ class Predecessor:
         self._descriptors: dict[str, int] = dict(zip(names, descriptors, strict=True))
         self._listeners = {option: Endpoint(*where) for option, where in hello["listeners"].items()}
         self.table: int | None = hello["table"]
+        self._inherited: int | None = None
 
     @classmethod
     def meet(cls, path: str) -> Predecessor | None:
@@ -152,7 +153,9 @@ class Predecessor:
         """Its kernel table, if that has this number; else None."""
         if self.table != number:
             return None
-        return KernelTable.inherit(number, self._descriptors.pop("control"))
+        table = KernelTable.inherit(number, self._descriptors.pop("control"))
+        self._inherited = number
+        return table
 
     def restore(self, transport: PacketTransport, table: CallTable, restorer: Restorer) -> int:
         """Take all calls; return how many. Raise HandoverError, and then the calls are with the other one again."""
@@ -160,7 +163,7 @@ class Predecessor:
         self._descriptors.clear()
         began = time.monotonic()
         longest = 0.0
-        self._channel.send({"go": os.getpid()})
+        self._channel.send({"go": os.getpid(), "table": self._inherited})
         count = 0
         while True:
             message, descriptors = self._channel.receive()
@@ -266,13 +269,14 @@ class Successions:
                 self._say_hello(channel)
                 return False
             if "go" in message:
-                return self._hand_over(channel, int(message["go"]))
+                with_table = self._kernel is not None and message.get("table") == self._kernel.number
+                return self._hand_over(channel, int(message["go"]), with_table=with_table)
         except HandoverError as reason:
             log.debug("a successor has gone: %s", reason)
         return None
 
     def _say_hello(self, channel: Channel) -> None:
-        where = {option: list(sock.getsockname()[:2]) for option, sock in self._listeners.items()}
+        where = {option: _listens_at(sock) for option, sock in self._listeners.items()}
         descriptors = [sock.fileno() for sock in self._listeners.values()]
         number = None
         if self._kernel is not None:
@@ -281,7 +285,7 @@ class Successions:
         hello = {"version": VERSION, "listeners": where, "table": number, "calls": len(self._table)}
         channel.send(hello, descriptors)
 
-    def _hand_over(self, channel: Channel, pid: int) -> bool | None:
+    def _hand_over(self, channel: Channel, pid: int, *, with_table: bool) -> bool | None:
         held: list[Call] = []
         count = 0
         channel.sock.settimeout(ANSWER_S)
@@ -289,6 +293,9 @@ class Successions:
             for call in list(self._table):
                 held.append(call)
                 with call_context(call.call_id):
+                    if not with_table:  # else the kernel would forward what nobody looks after
+                        for ports in port_sets(call):
+                            self._transport.withdraw(ports)
                     count += self._hand_over_call(channel, call)
             channel.send({"end": True})
             channel.receive()
@@ -327,6 +334,12 @@ class Successions:
             if unlink:
                 with suppress(OSError):
                     os.unlink(self._path)
+
+
+def _listens_at(sock: socket.socket) -> tuple[str, int]:
+    """Where a control socket listens, as its option says it: every address is ``::`` there, for both families."""
+    address, port = sock.getsockname()[:2]
+    return "::" if address == "0.0.0.0" else address, port
 
 
 def port_sets(call: Call) -> list[PortSet]:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from struct import Struct
 from typing import Any, NamedTuple
@@ -75,8 +75,8 @@ class Entry(NamedTuple):
 class KernelTable:
     """A table of our own: nobody else can change it as long as this object is open, and it outlives us.
 
-    ``taken_over`` counts the targets that a daemon before us had left in it; None for a new table. They go on until
-    :meth:`claim` or :meth:`clear`.
+    ``taken_over`` counts the targets that a daemon before us had in it when we came; None for a new table. They go on
+    until they are changed or removed.
     Methods that change targets raise OSError as the kernel module gives it, and have changed nothing then.
     """
 
@@ -90,8 +90,7 @@ class KernelTable:
         try:
             is_new = _create(root / "control", number)
             self._control, self._list = self._open(root / str(number))
-            self._find_left()
-            self.taken_over = None if is_new else len(self._left)
+            self.taken_over = None if is_new else self._count()
         except OSError as error:
             raise Unavailable(_reason(error, root / str(number))) from None
 
@@ -109,8 +108,7 @@ class KernelTable:
             os.close(control)
             raise Unavailable(_reason(error, root / str(number))) from None
         table._control = control
-        table._find_left()
-        table.taken_over = len(table._left)
+        table.taken_over = table._count()
         return table
 
     def _prepare(self, number: int) -> None:
@@ -118,8 +116,8 @@ class KernelTable:
         self._message = ffi.new("struct mediaproxy_message *", {"abi": lib.MEDIAPROXY_ABI})
         self._bytes = ffi.buffer(self._message)
 
-    def _find_left(self) -> None:
-        self._left = {(entry.family, entry.port) for entry in self.entries()}
+    def _count(self) -> int:
+        return sum(1 for _ in self.entries())
 
     def fileno(self) -> int:
         """The control file: who has it has the table."""
@@ -175,23 +173,24 @@ class KernelTable:
         while data := os.read(self._list, _AT_ONCE * _ENTRY.size):
             yield from map(_entry, _ENTRY.iter_unpack(data))
 
-    def claim(self, local: Endpoint) -> Entry | None:
-        """What the target there has done that a daemon before us had left, which is ours from now on; else None."""
-        if (local.family, local.port) not in self._left:
-            return None
-        self._left.remove((local.family, local.port))
-        return self.entry(local)
+    def clear(self, known: Container[tuple[int, int]]) -> int:
+        """Remove all targets but those whose family and port are ``known``. Return how many there were.
 
-    def clear(self) -> int:
-        """Remove the targets that were left and not claimed: nobody knows their calls. Return how many there were.
-
-        Raise OSError.
+        Raise OSError for the last that the kernel does not remove, after all others.
         """
-        left, self._left = self._left, set()
-        for family, port in left:
-            self._message.target.local.family, self._message.target.local.port = _FAMILIES[family], port
-            self._write(self._control, lib.MEDIAPROXY_DEL)
-        return len(left)
+        removed, failure = 0, None
+        for entry in list(self.entries()):
+            if (entry.family, entry.port) in known:
+                continue
+            self._message.target.local.family, self._message.target.local.port = _FAMILIES[entry.family], entry.port
+            try:
+                self._write(self._control, lib.MEDIAPROXY_DEL)
+                removed += 1
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return removed
 
     def close(self) -> None:
         """Give the table up; the kernel goes on forwarding."""

@@ -183,7 +183,7 @@ class Offload:
     def resume(self, stream: int) -> None:
         """Have a socket read, and keep what the kernel has gone on forwarding for it meanwhile."""
         known = self._streams[stream]
-        entry = self._table.claim(known.local)
+        entry = self._table.entry(known.local)
         if entry is not None:
             self._adopt(stream, known, entry)
         self._path.resume(stream)
@@ -207,10 +207,19 @@ class Offload:
             self._update(stream, known, verdict)
             self._schedule(stream, now + RECHECK_S)
 
+    def withdraw(self, stream: int) -> None:
+        """Take a stream back from the kernel, for another process that has not got this table."""
+        known = self._streams[stream]
+        self._remove(stream, known, final=False)
+        self._look_at(stream, self._now() + SETTLE_S)
+
     def settle(self) -> int:
-        """Remove the targets of a predecessor that no stream has taken over; return how many there were."""
+        """Remove the targets of a predecessor that no stream has taken over; return how many there were.
+
+        To be called when that one changes the table no more.
+        """
         try:
-            return self._table.clear()
+            return self._table.clear(self._in_kernel)
         except OSError as error:
             log.warning("the kernel does not forget all streams of another daemon: %s", error.strerror)
             return 0
@@ -297,7 +306,7 @@ class Offload:
 
     def _add(self, stream: int, known: _Stream, target: Target, now: float) -> None:
         try:
-            self._table.add(target)
+            self._replace(target)
         except OSError as error:
             self._stay(stream, known, f"the kernel refuses it: {error.strerror}", now)
             return
@@ -306,6 +315,13 @@ class Offload:
         log.debug("in the kernel, from %s to %s", target.expect, target.destination)
         self.note(stream, f"handed to the kernel, from {target.expect} to {target.destination}")
         self._schedule(stream, now + RECHECK_S)
+
+    def _replace(self, target: Target) -> None:
+        try:
+            self._table.add(target)
+        except FileExistsError:  # whoever has left it there: the port is ours
+            self._table.remove(target.local)
+            self._table.add(target)
 
     def _stay(self, stream: int, known: _Stream, reason: str, now: float) -> None:
         """Remember why a stream is in userspace, and say so if that is news."""

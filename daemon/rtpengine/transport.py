@@ -100,6 +100,12 @@ class PacketTransport:
         """Have sockets read no more, and return their descriptors, which stay the packet path's."""
         return [self._path.hold(stream) for stream in ports.streams]
 
+    def withdraw(self, ports: PortSet) -> None:
+        """Take streams back from the kernel, if they are there."""
+        if isinstance(self._path, Offload):
+            for stream in ports.streams:
+                self._path.withdraw(stream)
+
     def _pool(self, family: int) -> PortPool:
         try:
             return self.pools[family]

@@ -180,6 +180,12 @@ class FakeProc:
         self.files[descriptor] = [file, table, 0]
         return descriptor
 
+    def dup(self, descriptor: int) -> int:
+        """As another process gets it."""
+        copy = os.dup(descriptor)
+        self.files[copy] = self.files[descriptor]
+        return copy
+
     def write(self, descriptor: int, data: bytes) -> int:
         file, table, _ = self.files[descriptor]
         assert file == "control"

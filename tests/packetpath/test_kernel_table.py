@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from fake_proc import FakeProc
@@ -62,7 +63,7 @@ def test_two_instances_have_a_table_each(proc: FakeProc, open_table: Open) -> No
     assert [len(proc.tables[number].targets) for number in (0, 63)] == [0, 1]
 
 
-def test_a_table_that_was_left_goes_on_until_it_is_claimed_or_emptied(proc: FakeProc, open_table: Open) -> None:
+def test_a_table_that_was_left_goes_on_until_it_is_cleared(proc: FakeProc, open_table: Open) -> None:
     before = KernelTable(3, proc.root)
     before.add(PLAIN)
     before.add(BACK)
@@ -71,11 +72,27 @@ def test_a_table_that_was_left_goes_on_until_it_is_claimed_or_emptied(proc: Fake
     table = open_table()
     assert table.taken_over == 2
     assert len(proc.tables[3].targets) == 2
-    claimed = table.claim(PLAIN.local)
-    assert claimed is not None and claimed.port == PLAIN.local.port
-    assert table.claim(PLAIN.local) is None
-    assert (table.clear(), table.clear()) == (1, 0)
+    known = {(4, PLAIN.local.port)}
+    assert (table.clear(known), table.clear(known)) == (1, 0)
     assert set(proc.tables[3].targets) == {2 * PLAIN.local.port}
+
+
+def test_what_cannot_be_cleared_keeps_nothing_else(proc: FakeProc, open_table: Open) -> None:
+    table = open_table()
+    for target in (PLAIN, BACK):
+        table.add(target)
+    stubborn = 2 * PLAIN.local.port
+
+    class Stubborn(dict[int, Any]):
+        def __delitem__(self, position: int) -> None:
+            if position == stubborn:
+                raise OSError(errno.EIO, "it stays")
+            super().__delitem__(position)
+
+    proc.tables[3].targets = Stubborn(proc.tables[3].targets)
+    with pytest.raises(OSError, match="it stays"):
+        table.clear(())
+    assert set(proc.tables[3].targets) == {stubborn}
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from secure_parties import SecureParty
 from test_offload import Stage
 
 from rtpengine.kernel import KernelTable, Unavailable
+from rtpengine.media import Endpoint
 from rtpengine.memory import KernelMemory, SrtpMemory, StreamMemory
 from rtpengine.offload import Offload
 from rtpengine.packetpath import PacketPath
-from rtpengine.targets import NO_SOURCE
+from rtpengine.targets import NO_SOURCE, Target
 
 
 class Restart:
@@ -34,14 +35,15 @@ class Restart:
         self.memories = [self.stage.offload.save(party.stream) for party in parties]
         self.srtp = [self.stage.offload.save_srtp(party.stream) for party in parties]
 
-    def restart(self, late: bool = True) -> None:
-        """Another daemon on the same packet path, which is as good as any."""
+    def restart(self, late: bool = True, table: KernelTable | None = None) -> None:
+        """Another daemon on the same packet path, which is as good as any; ``table`` has been handed over to it."""
         stage, parties = self.stage, (self.stage.a, self.stage.b)
         sockets = [socket.socket(fileno=socket.dup(stage.offload.hold(party.stream))) for party in parties]
         for party in parties:
             stage.path.close_stream(party.stream)
         stage.offload.close()
-        stage.offload = Offload(stage.path, KernelTable(3, self.proc.root), 0, lambda: stage.now)
+        table = table or KernelTable(3, self.proc.root)
+        stage.offload = Offload(stage.path, table, 0, lambda: stage.now)
         for party, sock in zip(parties, sockets, strict=True):
             party.path = stage.offload  # type: ignore[assignment]
             party.stream = stage.offload.adopt_stream(0, sock)
@@ -58,6 +60,10 @@ class Restart:
     @property
     def parties(self) -> tuple[Party, Party]:
         return self.stage.a, self.stage.b
+
+
+def _target(local: Endpoint) -> Target:
+    return Target(local, *[Endpoint("127.0.0.1", 7)] * 3, 0, False, False, None, None)
 
 
 @pytest.fixture
@@ -171,6 +177,54 @@ def test_the_control_file_is_handed_over(proc: FakeProc) -> None:
     descriptor = KernelTable(4, proc.root).fileno()
     with pytest.raises(Unavailable):
         KernelTable.inherit(3, descriptor, proc.root)
+
+
+def test_what_changes_in_the_kernel_while_the_successor_starts(restart: Restart) -> None:
+    """That one has the table already when the daemon before it hands a call down, and ends another."""
+    stage = restart.stage
+    gone = _target(Endpoint("127.0.0.1", 9))
+    restart.stage.offload._table.add(gone)
+    table = KernelTable.inherit(3, restart.proc.dup(stage.offload._table.fileno()), restart.proc.root)
+    assert table.taken_over == 1
+    stage.settle()
+    stage.offload._table.remove(gone.local)
+    restart.save()
+    restart.restart(table=table)
+    assert stage.state(stage.a).in_kernel and stage.state(stage.b).in_kernel
+    assert stage.offload.settle() == 0
+    before = stage.state(stage.a).packets
+    stage.forward(stage.a, count=5)
+    assert stage.state(stage.a).packets == before + 5
+    for party in restart.parties:
+        stage.offload.close_stream(party.stream)
+    assert stage.table.targets == {}
+
+
+def test_a_port_of_ours_in_the_kernel_is_taken(restart: Restart) -> None:
+    stage = restart.stage
+    stage.offload._table.add(_target(Endpoint(*stage.a.relay)))
+    stage.settle()
+    assert stage.state(stage.a).in_kernel
+    assert [command for command in stage.commands if command[1] == "a"][-2:] == [
+        ("del", "a", False),
+        ("add", "a", False),
+    ]
+
+
+def test_a_successor_without_the_table_finds_nothing_in_it(restart: Restart) -> None:
+    stage = restart.stage
+    stage.settle()
+    stage.forward(stage.a, count=3)
+    before = stage.state(stage.a).packets
+    for party in restart.parties:
+        stage.offload.withdraw(party.stream)
+    assert stage.table.targets == {}
+    assert not stage.state(stage.a).in_kernel
+    stage.a.send(rtp(7))
+    assert stage.b.receive() == rtp(7)
+    assert stage.path.state(stage.a.stream).packets == before + 1
+    stage.pass_time(10)
+    assert stage.state(stage.a).in_kernel, "it was not taken over after all"
 
 
 def test_nobody_takes_over_what_has_no_call(restart: Restart, caplog: pytest.LogCaptureFixture) -> None:

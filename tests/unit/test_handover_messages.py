@@ -7,6 +7,8 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -93,6 +95,43 @@ def test_another_version(tmp_path: Path, hello: dict[str, int]) -> None:
     assert Predecessor.meet(str(tmp_path / "nothing")) is None
     with pytest.raises(HandoverError, match="cannot connect"):
         Predecessor.meet("/" + "x" * 90 + "/" * 10 + os.devnull)
+
+
+@pytest.mark.parametrize(("table", "withdrawn"), [(3, []), (4, ["audio"]), (None, ["audio"])])
+def test_only_who_has_the_table_gets_what_is_in_it(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch, table: int | None, withdrawn: list[str]
+) -> None:
+    """Else the kernel would forward on for calls that nobody could take back from it."""
+    done: list[str] = []
+    transport = SimpleNamespace(withdraw=done.append, hold=lambda ports: [], resume=lambda ports: None)
+    call = SimpleNamespace(call_id="c")
+    monkeypatch.setattr(handover, "port_sets", lambda _: ["audio"])
+    monkeypatch.setattr(handover, "serialize", lambda _: b"all about it")
+    ours: Any = (transport, [call], {}, SimpleNamespace(number=3))
+    one, other = ends
+    one.send({"go": 4711, "table": table})
+    one.send({"taken": True})
+    one.send({"ended": True})
+    assert Successions("", *ours).serve(other) is True
+    assert done == withdrawn
+    assert one.receive()[0]["call"] == "all about it"
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked"), [("0.0.0.0", "::"), ("127.0.0.1", "127.0.0.1"), ("::", "::"), ("::1", "::1")]
+)
+def test_control_sockets_are_found_by_their_option(ends: tuple[Channel, Channel], bound: str, asked: str) -> None:
+    with socket.create_server((bound, 0), family=socket.AF_INET6 if ":" in bound else socket.AF_INET) as listener:
+        port = listener.getsockname()[1]
+        nothing: Any = (None, [], {"listen-tcp": listener}, None)
+        one, other = ends
+        one.send({"hello": 1})
+        assert Successions("", *nothing).serve(other) is False
+        met = Predecessor(one, *one.receive())
+        assert met.listener("listen-udp", asked, port) is None
+        found = met.listener("listen-tcp", asked, port)
+        assert found is not None
+        found.close()
 
 
 def test_others_get_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
