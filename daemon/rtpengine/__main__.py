@@ -52,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             NOTICE, "--takeover: no daemon listens on %s, so there are no calls to take over", options.takeover_socket
         )
     origin = Origin(own_command(), directory, predecessor, left)
-    daemon = Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], origin)
+    try:
+        daemon = Daemon(options, sockets, kernel, partial(config.load, arguments), notes[0][1], origin)
+    except BaseException:
+        if predecessor is not None:
+            give_back()
+        raise
     return _serve(daemon, ready, give_back)
 
 

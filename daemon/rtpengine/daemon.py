@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+# So long a process that has asked for the calls may take until it takes them.
+SUCCESSOR_S = 30.0
 # A loop that is so late with its tick keeps signalling waiting.
 LATE_S = 10.0
 CACHE_GENERATION_S = 30.0
@@ -115,6 +117,7 @@ class Daemon:
             path = config.takeover_socket
             self._successions = Successions(path, self.transport, self.table, dict(sockets), kernel)
         self._handed_over = False
+        self._awaited_until = 0.0
 
     def _open_media(self, config: Config, kernel: KernelTable | None) -> None:
         self.path = PacketPath(config.num_threads, config.poll_pause_us)
@@ -277,15 +280,18 @@ class Daemon:
     def _on_successor(self, successions: Successions) -> None:
         channel = successions.accept()
         if channel is not None:
+            self._awaited_until = time.monotonic() + SUCCESSOR_S
             asyncio.get_running_loop().add_reader(channel.sock, self._on_message, successions, channel)
 
     def _on_message(self, successions: Successions, channel: Channel) -> None:
         """What a successor says; while calls are handed over nothing else happens here."""
-        done = successions.serve(channel)
+        # Only the first of several gets the calls, and nobody does from a daemon that is about to end.
+        done = None if self._stop.is_set() else successions.serve(channel)
         if done is False:
             return
         asyncio.get_running_loop().remove_reader(channel.sock)
         channel.close()
+        self._awaited_until = 0.0
         if done:
             self._handed_over = True
             self._stop_serving()
@@ -297,6 +303,8 @@ class Daemon:
         for listener in self.listeners:
             loop.remove_reader(listener.sock)
         loop.remove_reader(self.path.fileno())
+        if self._successions is not None and self._successions.sock is not None:
+            loop.remove_reader(self._successions.sock)
         self.tcp.close()
 
     def reload(self) -> None:
@@ -336,6 +344,8 @@ class Daemon:
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            if self._handed_over:
+                return
             self._ticked = time.monotonic()
             # The kernel's news first: what it has forwarded keeps calls alive.
             for tick in (self.offload.tick, self._tick) if self.offload is not None else (self._tick,):
@@ -384,7 +394,8 @@ class Daemon:
 
     def _supervise(self, now: float) -> None:
         admission, calls = self.table.admission, len(self.table)
-        if admission.is_drained(calls, now):
+        # A successor that is about to take over would find nobody.
+        if admission.is_drained(calls, now) and now >= self._awaited_until:
             self._stop.set()
         self._supervisor.status(f"draining, calls left: {calls}" if admission.draining else f"calls: {calls}")
 

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -147,7 +148,7 @@ async def test_a_daemon_replaces_itself(start: Callable[..., Daemon], calls: Cal
         assert wait_until(lambda: pidfile.exists() and int(pidfile.read_text() or old) != old, 20)
         return int(pidfile.read_text())
 
-    first = start(f"--pidfile={pidfile}", "--listen-cli=9909")
+    first = start(f"--pidfile={pidfile}", "--listen-cli=9909", "--listen-tcp=9908")
     try:
         await calls.place(first, ["plain", "SDES to plain"])
         calls.talk()
@@ -263,6 +264,44 @@ async def test_a_successor_that_fails_changes_nothing(
     assert daemon.stop() == 0
     assert not (tmp_path / "socket").exists()
     assert "Traceback" not in daemon.log
+
+
+async def test_one_of_several_successors_gets_the_calls(
+    start: Callable[..., Daemon], calls: Calls, tmp_path: Path
+) -> None:
+    daemon = start()
+    await calls.place(daemon, ["plain"])
+    first, second = (FalsePeer.successor(tmp_path / "socket") for _ in range(2))
+    for false in (first, second):
+        false.say(hello=1)
+        assert false.hear()["calls"] == 1
+    first.say(go=os.getpid())
+    assert "call" in first.hear()
+    second.say(go=os.getpid())
+    first.say(taken=True)
+    assert "end" in first.hear()
+    first.say(ended=True)
+    with pytest.raises(ConnectionResetError):  # and no call
+        second.hear()
+    assert await asyncio.to_thread(wait_until, lambda: not daemon.alive, 20)
+    assert daemon.process.returncode == 0
+    assert daemon.log.count("1 calls handed over to process") == 1
+    for false in (first, second):
+        false.sock.close()
+
+
+def test_a_drain_does_not_end_while_a_successor_comes(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    daemon = start("--log-level=7")
+    false = FalsePeer.successor(tmp_path / "socket")
+    false.say(hello=1)
+    assert false.hear()["calls"] == 0
+    daemon.signal(signal.SIGRTMIN)
+    assert wait_until(lambda: "draining: no new calls" in daemon.log, 10)
+    time.sleep(2.5)  # the next tick, at which it would end
+    assert daemon.alive
+    false.sock.close()
+    assert wait_until(lambda: not daemon.alive, 20), "and now it does"
+    assert daemon.process.returncode == 0
 
 
 def test_a_predecessor_that_fails_keeps_its_place(start: Callable[..., Daemon], tmp_path: Path) -> None:
