@@ -2,6 +2,9 @@
 
 A request is a JSON list of words, or plain words divided by blanks, as ``nc`` sends them. The reply is an object with
 ``result`` ``ok`` and ``data``, or ``result`` ``error`` and ``reason``.
+
+A browser on this host can be talked into sending something here by any page. It cannot choose how that begins, so a
+line that belongs to another protocol ends the connection, and nothing behind it is looked at.
 """
 
 from __future__ import annotations
@@ -9,12 +12,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
+import time
 from collections.abc import Callable, Collection
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from rtpengine import ProtocolError
+from rtpengine.log import RateLimited
+from rtpengine.recognize import start_line_of
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +32,29 @@ IDLE_S = 300.0
 # Who does not read a reply for so long is dropped.
 SLOW_S = 10.0
 
-Execute = Callable[[list[str]], Any]
+# As call-ids come here they may have any byte above these.
+_CONTROL_CHARACTER = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+
+Execute = Callable[[list[str], str], Any]
 
 
 class Server:
     """Listens until closed. This host is served, and clients within ``allowed``; others count in ``refused``.
 
-    ``execute`` runs a command and returns plain values, or raises ProtocolError with the reason for the client.
+    ``execute`` runs a command of a client at some address and returns plain values, or raises ProtocolError with the
+    reason for the client.
     """
 
-    def __init__(self, execute: Execute, allowed: Collection[IPv4Network | IPv6Network] = ()) -> None:
+    def __init__(
+        self,
+        execute: Execute,
+        allowed: Collection[IPv4Network | IPv6Network] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.allowed = allowed
         self.refused = 0
         self._execute = execute
+        self._warnings = RateLimited(log, monotonic)
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
 
@@ -57,8 +74,9 @@ class Server:
         assert task is not None
         self._tasks.add(task)
         try:
-            if self._admits(writer):
-                await self._serve(reader, writer)
+            source = _source(writer)
+            if source is not None and self._admits(source):
+                await self._serve(source, reader, writer)
         except asyncio.CancelledError:
             pass  # by close(); the server's own callback would log it
         except (OSError, TimeoutError):
@@ -69,17 +87,17 @@ class Server:
             await _end(writer)
             self._tasks.discard(task)
 
-    def _admits(self, writer: asyncio.StreamWriter) -> bool:
-        source = writer.get_extra_info("peername")
-        address = ip_address(source[0].partition("%")[0].removeprefix("::ffff:")) if source else None
-        if address is None or len(self._tasks) > MAX_CONNECTIONS:
-            return False
+    def _admits(self, source: str) -> bool:
+        address = ip_address(source)
         if address.is_loopback or any(address in network for network in self.allowed):
             return True
         self.refused += 1
         return False
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, source: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) > MAX_CONNECTIONS:
+            await self._turn_away(source, writer, f"there are {MAX_CONNECTIONS} connections already")
+            return
         while True:
             try:
                 # not wait_for(): before Python 3.12 it can swallow what close() does
@@ -90,7 +108,15 @@ class Server:
                 return
             if not line.endswith(b"\n"):  # half a line is no request
                 return
-            await self._reply(writer, self._answer(line))
+            reason = _foreign(line)
+            if reason is not None:
+                await self._turn_away(source, writer, reason)
+                return
+            await self._reply(writer, self._answer(line, source))
+
+    async def _turn_away(self, source: str, writer: asyncio.StreamWriter, reason: str) -> None:
+        self._warnings.warning("closed a connection of %s: %s", source, reason)
+        await self._reply(writer, _error(reason))
 
     async def _reply(self, writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:
         writer.write(json.dumps(reply).encode() + b"\n")
@@ -102,15 +128,21 @@ class Server:
             writer.transport.abort()
             raise
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, line: bytes, source: str) -> dict[str, Any]:
         try:
             words = _words(line)
-            return {"result": "ok", "data": self._execute(words)}
+            return {"result": "ok", "data": self._execute(words, source)}
         except ProtocolError as error:
             return _error(str(error))
         except Exception:
             log.exception("internal error on a command of rtpengine-ctl")
             return _error("internal error, the log has the details")
+
+
+def _source(writer: asyncio.StreamWriter) -> str | None:
+    """The address of a client, None if it has gone again already."""
+    source = writer.get_extra_info("peername")
+    return source[0].partition("%")[0].removeprefix("::ffff:") if source else None
 
 
 async def _end(writer: asyncio.StreamWriter) -> None:
@@ -127,6 +159,16 @@ def bind(address: str, port: int) -> socket.socket:
     """A TCP socket for :meth:`Server.listen`, of both families on ``::``; OSError if it cannot be had."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.create_server((address, port), family=family, backlog=16, dualstack_ipv6=address == "::")
+
+
+def _foreign(line: bytes) -> str | None:
+    """Why a line cannot have been meant for this port, None if it can; a mistyped command can."""
+    protocol = start_line_of(line)
+    if protocol is not None:
+        return f"this is {protocol}, which this port does not speak"
+    if _CONTROL_CHARACTER.search(line.removesuffix(b"\n").removesuffix(b"\r")):
+        return "a line with control characters, which no command has"
+    return None
 
 
 def _words(line: bytes) -> list[str]:

@@ -326,9 +326,9 @@ class Daemon:
         except ProtocolError as reason:
             log.error("not replaced: %s", reason)
 
-    def _operate(self, words: list[str]) -> Any:
-        """What rtpengine-ctl wants."""
-        return execute(self.operations, words, When(time.monotonic(), time.time()))
+    def _operate(self, words: list[str], source: str) -> Any:
+        """What rtpengine-ctl wants, and from where."""
+        return execute(self.operations, words, When(time.monotonic(), time.time()), source)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

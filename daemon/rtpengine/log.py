@@ -49,6 +49,7 @@ for _level in _LEVELS:
 # The subsystem of a line, by module; what has none is of the core.
 _SUBSYSTEMS = {
     **dict.fromkeys(("control", "control_tcp", "service", "rtpproxy_service", "openser_service"), "control"),
+    **dict.fromkeys(("control_cli", "operator_commands"), "control"),
     **dict.fromkeys(("peering", "dtls", "dtls_association"), "peering"),
     **dict.fromkeys(("offload", "kernel"), "kernel"),
     **dict.fromkeys(("transport", "ports"), "ports"),

@@ -5,14 +5,17 @@ The table COMMANDS is what `usage` shows, what the tool's help is made of, and w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rtpengine import ProtocolError
+from rtpengine import NOTICE, ProtocolError
 
 if TYPE_CHECKING:  # the tool shall not wait for all of the engine to be loaded
     from rtpengine.operations import Operations
+
+log = logging.getLogger(__name__)
 
 MAX_SECONDS = (1 << 31) - 1
 # What can be set, each with its lowest and highest value, and the option behind it.
@@ -33,6 +36,8 @@ OPTIONS = {
 
 DEFAULT_TOP = 20
 MAX_TOP = 500
+# So much of an order is logged.
+MAX_LOGGED = 200
 
 
 class When(NamedTuple):
@@ -46,12 +51,16 @@ Run = Callable[["Operations", Sequence[str], When], Any]
 
 
 class Command(NamedTuple):
-    """``words`` name it, with CALLID for an argument among them; those in brackets may be left out."""
+    """``words`` name it, with CALLID for an argument among them; those in brackets may be left out.
+
+    One that ``is_order`` changes something, and is logged with who has given it.
+    """
 
     words: str
     arguments: str
     text: str
     run: Run
+    is_order: bool = False
 
     @property
     def synopsis(self) -> str:
@@ -65,11 +74,13 @@ class Command(NamedTuple):
         return range(sum(not name.startswith("[") for name in names), len(names) + 1)
 
 
-def execute(operations: Operations, words: list[str], when: When) -> Any:
-    """Run the command that ``words`` say; raise ProtocolError with the reason if they say none, or it fails."""
+def execute(operations: Operations, words: list[str], when: When, source: str) -> Any:
+    """Run the command that ``words`` say, and ``source`` gives; ProtocolError if they say none, or it fails."""
     command, arguments = _find(words)
     if len(arguments) not in command.counts:
         raise ProtocolError(f"usage: {command.synopsis}")
+    if command.is_order:
+        log.log(NOTICE, "ordered by %s: %s", source, " ".join(words)[:MAX_LOGGED])
     return command.run(operations, arguments, when)
 
 
@@ -122,6 +133,10 @@ def _setter(name: str) -> Run:
     return lambda operations, arguments, when: {name: operations.set(name, arguments[0], when.now)}
 
 
+def _order(words: str, arguments: str, text: str, run: Run) -> Command:
+    return Command(words, arguments, text, run, is_order=True)
+
+
 _TEXTS = {
     "maxsessions": "how many calls may be there at once, 0 for no limit",
     "timeout": "seconds without media after which a call ends",
@@ -140,15 +155,15 @@ COMMANDS = (
     Command("list interfaces", "", "local addresses, and how many ports are used", lambda o, a, w: o.interfaces()),
     Command("list jsonstats", "", "all figures at once", lambda o, a, w: o.statistics(w.now)),
     *(Command(f"list {name}", "", _TEXTS[name], _getter(name)) for name in SETTINGS),
-    *(Command(f"set {name}", "VALUE", "change that until the daemon ends", _setter(name)) for name in SETTINGS),
-    Command("terminate", "CALLID|all", "end a call, or all of them", _terminate),
+    *(_order(f"set {name}", "VALUE", "change that until the daemon ends", _setter(name)) for name in SETTINGS),
+    _order("terminate", "CALLID|all", "end a call, or all of them", _terminate),
     Command("call CALLID info", "", "the statistics of a call", lambda o, a, w: o.session(a[0], *w)),
-    Command("call CALLID terminate", "", "end a call", lambda o, a, w: o.terminate(a[0], w.now)),
-    Command("call CALLID debug on", "", "log all about a call", lambda o, a, w: o.debug(a[0], on=True)),
-    Command("call CALLID debug off", "", "no longer do that", lambda o, a, w: o.debug(a[0], on=False)),
-    Command("drain", "[SECONDS]", "take no new calls, end with the last one", _drain),
-    Command("undrain", "", "take new calls again", lambda o, a, w: o.undrain()),
-    Command("replace", "", "start the installed version, which takes over without a gap", lambda o, a, w: o.replace()),
+    _order("call CALLID terminate", "", "end a call", lambda o, a, w: o.terminate(a[0], w.now)),
+    _order("call CALLID debug on", "", "log all about a call", lambda o, a, w: o.debug(a[0], on=True)),
+    _order("call CALLID debug off", "", "no longer do that", lambda o, a, w: o.debug(a[0], on=False)),
+    _order("drain", "[SECONDS]", "take no new calls, end with the last one", _drain),
+    _order("undrain", "", "take new calls again", lambda o, a, w: o.undrain()),
+    _order("replace", "", "start the installed version, which takes over without a gap", lambda o, a, w: o.replace()),
     Command("params", "", "the options in force", lambda o, a, w: o.parameters()),
     Command("usage", "", "this list", lambda o, a, w: usage()),
 )  # fmt: skip

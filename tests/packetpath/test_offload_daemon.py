@@ -208,15 +208,15 @@ def test_an_operator_is_told_the_path(phones: Phones, proc: FakeProc) -> None:
     assert rtp_of["alice"]["packets"] == 10
     assert rtp_of["alice"]["accepted"] == f"127.0.0.1:{phones.alice.getsockname()[1]}"
     phones.tick(5)
-    assert phones.daemon._operate(["list", "totals"])["kernel_packets"] == 9
-    events = [event["event"] for event in phones.daemon._operate(["why", "c"])["events"]]
+    assert phones.daemon._operate(["list", "totals"], "127.0.0.1")["kernel_packets"] == 9
+    events = [event["event"] for event in phones.daemon._operate(["why", "c"], "127.0.0.1")["events"]]
     kinds = ["offer", "answer", "source", "source", "handed", "handed"]
     assert [event.split()[0] for event in events] == kinds
     with udp_socket() as elsewhere:
         phones.say("offer", elsewhere)
-    events = [event["event"] for event in phones.daemon._operate(["why", "c"])["events"]]
+    events = [event["event"] for event in phones.daemon._operate(["why", "c"], "127.0.0.1")["events"]]
     assert [event for event in events[6:] if event.startswith("taken back")] == ["taken back from the kernel"] * 2
 
 
 def told(phones: Phones) -> list[dict[str, Any]]:
-    return list(phones.daemon._operate(["why", "c"])["streams"])
+    return list(phones.daemon._operate(["why", "c"], "127.0.0.1")["streams"])

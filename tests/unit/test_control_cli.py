@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from rtpengine import ProtocolError, control_cli
 from rtpengine.control_cli import MAX_CONNECTIONS, MAX_LINE, Server
+from rtpengine.log import RateLimited
 
 PATIENCE_S = 60
 BIG = "x" * (16 << 20)
@@ -28,9 +29,11 @@ class Wire:
     def __init__(self) -> None:
         self.server = Server(self.execute)
         self.seen: list[list[str]] = []
+        self.sources: set[str] = set()
 
-    def execute(self, words: list[str]) -> Any:
+    def execute(self, words: list[str], source: str) -> Any:
         self.seen.append(words)
+        self.sources.add(source)
         if words == ["bad"]:
             raise ProtocolError("bad \udcff word")
         if words == ["fail"]:
@@ -106,7 +109,7 @@ def test_one_request(line: bytes, reply: dict[str, Any], caplog: pytest.LogCaptu
 @given(st.binary(max_size=200) | st.lists(st.binary(max_size=20)).map(lambda words: b'["' + b'","'.join(words) + b'"]'))
 def test_any_line_has_a_reply(line: bytes) -> None:
     seen: list[list[str]] = []
-    reply = Server(lambda words: seen.append(words))._answer(line)
+    reply = Server(lambda words, source: seen.append(words))._answer(line, "127.0.0.1")
     assert json.loads(json.dumps(reply)) == reply
     assert reply["result"] in ("ok", "error") and (reply["result"] == "ok") is (len(seen) == 1)
     assert all(isinstance(word, str) for words in seen for word in words)
@@ -122,8 +125,71 @@ def test_many_requests_on_one_connection() -> None:
             writer.write_eof()
             assert await reader.read() == b""
         assert wire.seen == [["one"], ["two"], ["big"]]
+        assert wire.sources == {"127.0.0.1"}
 
     on_wire(scenario)
+
+
+HTTP = "this is HTTP, which this port does not speak"
+SIP = "this is SIP, which this port does not speak"
+BINARY = "a line with control characters, which no command has"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: 127.0.0.1:9900\r\nContent-Length: 14\r\n\r\nterminate all\n", HTTP),
+        (b"GET /x?\tterminate HTTP/1.0\nterminate all\n", HTTP),
+        (b"my-method http://[::1]:9900/ HTTP/1.1\r\n\r\nterminate all\n", HTTP),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nterminate all\n", HTTP),
+        (b"HTTP/1.1 200 OK\r\n\r\nterminate all\n", HTTP),
+        (b"INVITE sip:a@b SIP/2.0\r\nterminate all\n", SIP),
+        (b"SIP/2.0 200 OK\r\nterminate all\n", SIP),
+        (b"\x16\x03\x01\x02\x00\nterminate all\n", BINARY),
+        (b"\x00\x03\x00\x10!\x12\xa4Bxxxxxxxxxxxx\nterminate all\n", BINARY),
+        (b"why\x7f\nterminate all\n", BINARY),
+        (b"why\rterminate all\nterminate all\n", BINARY),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+@pytest.mark.parametrize("before", [b"", b"one\n"], ids=["at first", "later"])
+def test_what_is_meant_for_others_ends_the_connection(
+    data: bytes, reason: str, before: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What follows such a line is not taken for commands: any page can have a browser send it."""
+
+    async def scenario(wire: Wire) -> None:
+        async with wire.client() as (reader, writer), asyncio.timeout(PATIENCE_S):
+            writer.write(before + data)
+            replies = [json.loads(line) for line in (await reader.read()).splitlines()]
+        assert replies[bool(before) :] == [{"result": "error", "reason": reason}]
+        assert wire.seen == [["one"]] * bool(before)
+
+    on_wire(scenario)
+    assert [record.getMessage() for record in caplog.records] == [f"closed a connection of 127.0.0.1: {reason}"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET", b"staus", b"status", b"why HTTP/1.1", b'["why", "GET / HTTP/1.1"]', b"why \xff\x80", b"GET /\t"]
+)
+def test_what_is_mistyped_does_not(line: bytes) -> None:
+    async def scenario(wire: Wire) -> None:
+        async with wire.client() as (reader, writer), asyncio.timeout(PATIENCE_S):
+            writer.write(line + b"\r\none\n")
+            assert json.loads(await reader.readline())["result"] == "ok"
+            assert json.loads(await reader.readline())["data"] == ["one"]
+
+    on_wire(scenario)
+
+
+def test_many_of_them_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(wire: Wire) -> None:
+        wire.server._warnings = RateLimited(control_cli.log, lambda: 0.0)
+        for _ in range(20):
+            assert (await wire.ask(b"GET / HTTP/1.1\r\n"))["result"] == "error"
+
+    on_wire(scenario)
+    assert len(caplog.records) == 5
 
 
 def test_who_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -179,14 +245,15 @@ def test_a_client_that_resets_the_connection() -> None:
     on_wire(scenario)
 
 
-def test_connections_are_limited() -> None:
+def test_connections_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(wire: Wire) -> None:
         held = [await asyncio.open_connection(*wire.address) for _ in range(MAX_CONNECTIONS)]
         for reader, writer in held:
             writer.write(b"one\n")
             assert await reader.readline()
         async with wire.client() as (reader, _):
-            assert await reader.read() == b""
+            reason = f"there are {MAX_CONNECTIONS} connections already"
+            assert json.loads(await reader.read()) == {"result": "error", "reason": reason}
         for _, writer in held:
             writer.close()
         while len(wire.server._tasks) >= MAX_CONNECTIONS:
@@ -194,6 +261,8 @@ def test_connections_are_limited() -> None:
         assert (await wire.ask(b"one\n"))["result"] == "ok"
 
     on_wire(scenario)
+    (record,) = caplog.records
+    assert record.getMessage() == f"closed a connection of 127.0.0.1: there are {MAX_CONNECTIONS} connections already"
 
 
 @pytest.mark.parametrize(
@@ -215,8 +284,9 @@ def test_who_is_served(source: str | None, allowed: list[str], served: bool) -> 
         def get_extra_info(self, name: str) -> tuple[str, int] | None:
             return None if source is None else (source, 5000)
 
-    server = Server(lambda words: words, [ip_network(network) for network in allowed])
-    assert server._admits(Connection()) is served  # type: ignore[arg-type]
+    server = Server(lambda words, source: words, [ip_network(network) for network in allowed])
+    address = control_cli._source(Connection())  # type: ignore[arg-type]
+    assert (address is not None and server._admits(address)) is served
     assert server.refused == (0 if served or source is None else 1)
 
 

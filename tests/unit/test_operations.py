@@ -12,7 +12,7 @@ from fakes import TOOLS, FakeTransport
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpengine import ProtocolError
+from rtpengine import NOTICE, ProtocolError
 from rtpengine.counts import CallCounts
 from rtpengine.media import (
     CryptoLine,
@@ -77,7 +77,7 @@ class Stage:
         self.transport.heard[stream] = last
 
     def ask(self, *words: str) -> Any:
-        data = execute(self.operations, list(words), When(NOW, WALL))
+        data = execute(self.operations, list(words), When(NOW, WALL), "192.0.2.9")
         json.dumps(data)  # every front end can show it
         assert render(words, data).endswith("\n")
         return data
@@ -168,7 +168,7 @@ def test_settings(stage: Stage, caplog: pytest.LogCaptureFixture, name: str) -> 
     for number in (low, high):
         assert stage.ask("set", name, str(number)) == {name: number}
         assert stage.ask("list", name) == {name: number}
-    assert len(caplog.records) == 2
+    assert sum("is now" in record.getMessage() for record in caplog.records) == 2
     for text in (str(low - 1), str(high + 1), "x", "", "1x", "\u0661", "9" * 5000):
         with pytest.raises(ProtocolError, match=f"is not a number of {low} to {high}"):
             stage.ask("set", name, text)
@@ -232,6 +232,48 @@ def test_debugging_one_call(stage: Stage) -> None:
     assert stage.ask("why", "c")["debug"] is stage.ask("list", "sessions")[0]["debug"] is True
     assert stage.ask("call", "c", "debug", "off") == {"call_id": "c", "debug": False}
     assert not stage.debugged
+
+
+@pytest.mark.parametrize(
+    ("words", "is_order"),
+    [
+        ("set maxsessions 7", True),
+        ("set loglevel 2", True),
+        ("terminate c", True),
+        ("terminate all", True),
+        ("call c terminate", True),
+        ("call c debug on", True),
+        ("call c debug off", True),
+        ("drain", True),
+        ("drain 5", True),
+        ("undrain", True),
+        ("replace", True),
+        ("list maxsessions", False),
+        ("list sessions c", False),
+        ("call c info", False),
+        ("why c", False),
+        ("status", False),
+    ],
+)
+def test_who_has_given_an_order_is_logged(
+    stage: Stage, caplog: pytest.LogCaptureFixture, words: str, is_order: bool
+) -> None:
+    caplog.set_level(NOTICE)
+    stage.place()
+    caplog.clear()
+    stage.ask(*words.split())
+    told = [(record.levelno, record.getMessage()) for record in caplog.records if "ordered" in record.getMessage()]
+    assert told == [(NOTICE, f"ordered by 192.0.2.9: {words}")] * is_order
+
+
+def test_an_order_in_the_log_is_short_and_one_that_is_none_is_not_there(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(NOTICE)
+    for words in (["terminate", "x" * 5000], ["terminate"], ["terminat", "all"]):
+        with pytest.raises(ProtocolError):
+            stage.ask(*words)
+    assert [record.getMessage() for record in caplog.records] == [f"ordered by 192.0.2.9: terminate {'x' * 190}"]
 
 
 def test_top_shows_the_busiest_of_the_newest(stage: Stage) -> None:

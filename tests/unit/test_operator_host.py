@@ -31,13 +31,13 @@ def daemon() -> Iterator[Daemon]:
     made = Daemon(config.parse(OPTIONS), {}, forwarding=note)
     made.ng.answer(b"1", bencode.encode(OFFER), "", 1.0, 1.0)
     yield made
-    made._operate(["terminate", "all"])
+    made._operate(["terminate", "all"], "127.0.0.1")
     made.close()
     logging.getLogger().setLevel(level)
 
 
 def test_interfaces_and_status(daemon: Daemon) -> None:
-    four, six = daemon._operate(["list", "interfaces"])
+    four, six = daemon._operate(["list", "interfaces"], "127.0.0.1")
     assert four == {
         **dict.fromkeys(("name",), "default"),
         "address": "127.0.0.1",
@@ -49,19 +49,19 @@ def test_interfaces_and_status(daemon: Daemon) -> None:
         "free": 16,
     }
     assert (six["address"], six["advertised"], six["used"]) == ("::1", "::1", 0)
-    status = daemon._operate(["status"])
+    status = daemon._operate(["status"], "127.0.0.1")
     assert (status["sessions"], status["forwarding"]) == (1, "userspace")
     assert status["forwarding_reason"] == "--table is negative (-1)"
-    totals = daemon._operate(["list", "totals"])
+    totals = daemon._operate(["list", "totals"], "127.0.0.1")
     assert (totals["packets"], totals["kernel_packets"], sum(totals["drops"].values())) == (0, 0, 0)
 
 
 def test_the_log_is_at_hand(daemon: Daemon) -> None:
-    assert daemon._operate(["set", "loglevel", "4"]) == {"loglevel": 4}
+    assert daemon._operate(["set", "loglevel", "4"], "127.0.0.1") == {"loglevel": 4}
     assert logging.getLogger().level == logging.WARNING
-    assert daemon._operate(["call", "c", "debug", "on"])["debug"]
+    assert daemon._operate(["call", "c", "debug", "on"], "127.0.0.1")["debug"]
     assert logging.getLogger().level == logging.DEBUG and log.is_debugged("c")
-    daemon._operate(["terminate", "c"])
+    daemon._operate(["terminate", "c"], "127.0.0.1")
     assert not log.is_debugged("c"), "whoever has ended is not debugged any more"
     assert logging.getLogger().level == logging.WARNING
 
@@ -70,12 +70,12 @@ def test_what_happens_at_a_socket_is_remembered(daemon: Daemon) -> None:
     stream = next(iter(daemon.transport.owners))
     daemon.transport.note(stream, "something")
     daemon.transport.note(0, "nobody's")
-    *_, event = daemon._operate(["why", "c"])["events"]
+    *_, event = daemon._operate(["why", "c"], "127.0.0.1")["events"]
     assert (event["event"], event["port"]) == ("something", daemon.transport.owners[stream][1])
 
 
 def test_parameters(daemon: Daemon) -> None:
-    shown = daemon._operate(["params"])
+    shown = daemon._operate(["params"], "127.0.0.1")
     assert shown["ip"] == "127.0.0.1"
     assert shown["listen-ng"] == "127.0.0.1:2223"
     assert shown["listen-cli"] == "none"
@@ -103,18 +103,18 @@ def test_no_secret_among_the_parameters() -> None:
 
 
 def test_the_storage_is_part_of_the_status(daemon: Daemon) -> None:
-    assert daemon._operate(["status"])["redis"] is None
+    assert daemon._operate(["status"], "127.0.0.1")["redis"] is None
     daemon.persistence = SimpleNamespace(state="in step", ended=lambda call_id: None)  # type: ignore[assignment]
-    assert daemon._operate(["status"])["redis"] == "in step"
+    assert daemon._operate(["status"], "127.0.0.1")["redis"] == "in step"
 
 
 def test_a_drain_by_signal_takes_the_limit_of_the_configuration(daemon: Daemon) -> None:
     daemon.drain()
-    ends = daemon._operate(["status"])["drain_ends_in_s"]
+    ends = daemon._operate(["status"], "127.0.0.1")["drain_ends_in_s"]
     assert 0 < ends <= 3600
     daemon._supervise(0.0)
     assert not daemon._stop.is_set()
-    daemon._operate(["drain", "0"])
-    daemon._operate(["terminate", "all"])
+    daemon._operate(["drain", "0"], "127.0.0.1")
+    daemon._operate(["terminate", "all"], "127.0.0.1")
     daemon._supervise(0.0)
     assert daemon._stop.is_set()

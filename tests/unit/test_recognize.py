@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpengine.recognize import name_protocol
+from rtpengine.recognize import name_protocol, start_line_of
 
 CASES = [
     (b"5323_1 d7:command4:pinge", "--listen-ng"),
@@ -43,3 +43,18 @@ def test_not_named(noise: bytes) -> None:
 @given(st.binary(max_size=4000))
 def test_never_raises(data: bytes) -> None:
     name_protocol(data)
+    start_line_of(data)
+
+
+@pytest.mark.parametrize(("request_", "named"), [case for case in CASES if case[1] in ("HTTP", "SIP")])
+def test_lines_that_begin_a_message(request_: bytes, named: str) -> None:
+    assert start_line_of(request_.lstrip().splitlines(keepends=True)[0]) == named
+
+
+@pytest.mark.parametrize(
+    "line",
+    [case[0] for case in CASES if case[1].startswith("--")]
+    + [b"", b"why HTTP/1.1\n", b"terminate all\n", b"GET /\n", b"Host: x\n", b"HTTP/1.1\n", b"SIP/2.0 20000 x\n"],
+)
+def test_lines_that_do_not(line: bytes) -> None:
+    assert start_line_of(line) is None
