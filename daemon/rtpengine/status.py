@@ -2,7 +2,7 @@
 
 Plain values, never a key. The work is bounded however many look, and however many calls there are: nothing is done
 while nobody asks, everybody who asks within a second gets the same, a line is made anew only when its call has been
-sampled or signalled since, and at most BUDGET lines at a time.
+sampled or signalled since, and at most BUDGET lines at a time, the oldest first.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any, NamedTuple
 
 from rtpengine.call import Call, Leg, Media
@@ -20,7 +20,7 @@ from rtpengine.quality import INTERVAL_S, NOTHING, Sample, Track
 from rtpengine.table import CallTable, media_expected
 
 REFRESH_S = 1.0
-# While there are lines that nobody has seen yet, so that a page fills quickly although each step is short.
+# While there is more news than one step has shown: so a page fills quickly, and keeps up, although each step is short.
 CATCH_UP_S = 0.1
 BUDGET = 250
 # So long after the last look everything is let go of.
@@ -121,7 +121,7 @@ class StatusBoard:
         self._readings: deque[str] = deque(maxlen=READINGS)  # as JSON
         self._read_at = float("-inf")
         self._lines: dict[int, _Line] = {}
-        self._by_call: dict[Call, _Line] = {}
+        self._by_call: dict[Call, _Line] = {}  # the one made longest ago first
         self._gone: deque[tuple[int, int]] = deque(maxlen=MAX_GONE)
         self._forgotten = 0
         self._next_key = 1
@@ -201,16 +201,17 @@ class StatusBoard:
         self._answers.clear()
         self._details.clear()
         self._drop_ended()
-        budget = BUDGET
-        for call in self._table:
-            line = self._by_call.get(call)
-            if line is not None and line.is_current:
-                continue
-            if not budget:
-                break
-            budget -= 1
-            self._make(line or self._add(call))
-        self._is_behind = len(self._lines) < len(self._table)
+        news = list(islice(self._news(), BUDGET + 1))
+        self._is_behind = len(news) > BUDGET
+        for call in news[:BUDGET]:
+            line = self._by_call.pop(call, None) or self._add(call)
+            self._by_call[call] = line
+            self._make(line)
+
+    def _news(self) -> Iterator[Call]:
+        """The calls whose line is to be made: those without one, then those whose line is the oldest."""
+        yield from (call for call in self._table if call not in self._by_call)
+        yield from (call for call, line in self._by_call.items() if not line.is_current)
 
     def _forget(self) -> None:
         """Let go of all lines: nobody looks, and calls that have ended must not stay in memory."""
@@ -223,7 +224,7 @@ class StatusBoard:
         self._forgotten = self._version + 1
 
     def _add(self, call: Call) -> _Line:
-        line = self._by_call[call] = self._lines[self._next_key] = _Line(self._next_key, call)
+        line = self._lines[self._next_key] = _Line(self._next_key, call)
         self._next_key += 1
         return line
 

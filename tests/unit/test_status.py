@@ -303,6 +303,39 @@ def test_a_step_is_bounded_and_the_rest_follows_soon(scene: Scene) -> None:
     assert seen == 3 * status.BUDGET - 1
 
 
+def test_every_line_has_its_turn(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is news of all calls all the time, and of more of them than one step can show."""
+    monkeypatch.setattr(status, "BUDGET", 3)
+    names = [f"c{number}" for number in range(10)]
+    for name in names:
+        scene.call(name)
+    while (answer := scene.ask())["behind"]:
+        pass
+    shown: list[set[str]] = []
+    for _ in range(20):
+        for call in scene.table:
+            call.sampled += 5.0
+        answer = scene.ask(answer["version"])
+        assert answer["behind"]
+        shown.append({line["id"] for line in answer["calls"]})
+    assert all(set.union(*shown[start : start + 4]) == set(names) for start in range(16))
+
+
+def test_a_new_call_comes_first(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "BUDGET", 3)
+    for number in range(4):
+        scene.call(f"c{number}")
+    while (answer := scene.ask())["behind"]:
+        pass
+    for call in scene.table:
+        call.sampled += 5.0
+    scene.call("new")
+    answer = scene.ask(answer["version"])
+    assert answer["behind"] and "new" in [line["id"] for line in answer["calls"]]
+    answer = scene.ask(answer["version"])
+    assert (len(answer["calls"]), answer["behind"]) == (2, False)
+
+
 def test_pages_that_ask_for_everything_possible_share_an_answer(scene: Scene) -> None:
     scene.call()
     for _ in range(20):
