@@ -308,6 +308,51 @@ def test_a_daemon_that_is_gone(chromium: Browser, start: Callable[..., Daemon]) 
     page.until("$('banner').hidden")
 
 
+def place(daemon: Daemon, *call_ids: str) -> None:
+    body = "v=0\r\no=- 1 1 IN IP4 198.51.100.11\r\ns=-\r\nc=IN IP4 198.51.100.11\r\nt=0 0\r\nm=audio 7000 RTP/AVP 0\r\n"
+    for call_id in call_ids:
+        daemon.ng.ok("offer", call_id=call_id, from_tag=f"tag-of-{call_id}", sdp=body, flags=["trust-address"])
+
+
+def test_a_call_stays_the_same_though_its_key_is_another(chromium: Browser, start: Callable[..., Daemon]) -> None:
+    """A daemon that is started anew counts its keys from 1, and so does one that nobody has looked at for a while."""
+    option = "--listen-http=127.0.0.1:8183"
+    daemon = start(option)
+    place(daemon, "one", "two")
+    page = Page(chromium, "127.0.0.1:8183")
+    page.until_calls("one", "two")
+    page.open("two")
+    page.until("$('detail').innerText.includes('tag-of-two')")
+    page.run("activate(state.shown.findIndex(call => call.id === 'two'))")
+    key = page.run("state.selected")
+    shows_two = "$('detail').querySelector('h2').textContent === 'two' && $('detail').innerText.includes('tag-of-two')"
+    is_selected = "document.querySelector('[aria-selected=true] .name > .cut')?.textContent === 'two'"
+    is_active = "document.querySelector('.row.active .name > .cut')?.textContent === 'two'"
+
+    daemon.stop()
+    again = start(option)
+    place(again, "two", "one", "three")
+    page.until_calls("one", "two", "three")
+    assert page.run("state.selected") != key
+    asked = page.run("state.version")
+    page.until(f"state.version > {asked + 1}")
+    assert page.run(f"{shows_two} && {is_selected} && {is_active}"), page.text()
+    assert not page.run("$('detail').innerText.includes('This call has ended')")
+
+    again.stop()
+    last = start(option)
+    place(last, "one", "three")
+    page.until_calls("one", "three")
+    page.until("$('detail').innerText.includes('This call has ended')")
+    assert page.run(f"{shows_two} && document.querySelector('[aria-selected=true]') === null")
+    place(last, "two")
+    page.until(f"!$('detail').innerText.includes('This call has ended') && {shows_two} && {is_selected}")
+    last.ng.ok("delete", call_id="two", from_tag="")
+    page.until("$('detail').innerText.includes('This call has ended')")
+    page.open("one")
+    page.until("$('detail').querySelector('h2').textContent === 'one' && !$('detail').querySelector('.ended')")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_picture(page: Page, call: MakeCall, dark: bool) -> None:
     placed = call().place()
