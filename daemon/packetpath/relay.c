@@ -127,6 +127,8 @@ static void classify(const struct stream *s, struct packet *p)
 
 	p->rtcp = flags & PP_F_RTCP_ONLY;
 	p->pass = false;
+	p->seen.ssrc = 0;
+	p->seen.seq = 0;
 	p->seen.proof = LEARN_PROOF_NONE;
 	p->seen.authentic = LEARN_AUTHENTIC_NO;
 	if (flags & PP_F_OPAQUE) {
