@@ -17,17 +17,19 @@ class Reach(NamedTuple):
     """How ICE stands between one party and us.
 
     ``mode`` is ``agent`` (our lite agent answers it, as ``local``), ``relay`` (it checks the other party through us)
-    or ``""``. ``remote`` are the party's own credentials, None where it sends no checks: without ICE, or as lite as us.
+    or ``""``. ``remote`` are the party's own credentials, None without ICE and towards our agent if it is as lite.
+    ``lite``: it only answers the checks of the other party, and sends none.
     """
 
     mode: str = ""
     local: IceCredentials | None = None
     remote: IceCredentials | None = None
+    lite: bool = False
 
     @property
     def validates(self) -> bool:
         """Whether only sources that passed a check are the party's."""
-        return self.mode != "" and self.remote is not None
+        return self.mode != "" and self.remote is not None and not self.lite
 
 
 class Telling(NamedTuple):
@@ -50,10 +52,10 @@ def offered(known: Reach, offer: MediaOffer, mode: str | None, new: NewCredentia
 def answered(known: Reach, answer: MediaOffer) -> Reach:
     """What stands with the answerer, now that it has spoken."""
     if answer.ice is None:
-        return _without(known)._replace(remote=None)
+        return _without(known)._replace(remote=None, lite=False)
     if known.mode == "agent":
-        return known._replace(remote=_checking(answer))
-    return known._replace(remote=answer.ice) if known.mode else known
+        return known._replace(remote=_checking(answer), lite=False)
+    return known._replace(remote=answer.ice, lite=answer.ice_lite) if known.mode else known
 
 
 def answer_to(
@@ -62,9 +64,9 @@ def answer_to(
     """What the offerer, who had said ``asked``, is told; other credentials of it are a restart (RFC 8445 9)."""
     lines = _lines(answer, mode, transparent=transparent, wanted=mode != "default" or asked.ice is not None)
     if lines == "keep":
-        return Telling(Reach("relay", known.local, asked.ice), lines)
+        return Telling(Reach("relay", known.local, asked.ice, asked.ice_lite), lines)
     if lines == "strip":
-        return Telling(_without(known)._replace(remote=None), lines)
+        return Telling(_without(known)._replace(remote=None, lite=False), lines)
     remote = _checking(asked)
     restarted = known.remote is not None and known.remote != remote
     local = new() if known.local is None or restarted else known.local

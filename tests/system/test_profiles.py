@@ -104,6 +104,20 @@ async def test_checks_of_two_full_agents_are_relayed(live_call: MakeLiveCall, pr
     await both_hear(dialogue)
 
 
+@pytest.mark.parametrize("lite", [0, 1], ids=["caller", "callee"])
+async def test_checks_to_a_lite_agent_are_relayed(live_call: MakeLiveCall, lite: int) -> None:
+    """It waits for the checks of the other party, so we have to find it without any of its own."""
+    sides = [speaks("RTP/AVP", ice=fresh_credentials(), lite=side == lite) for side in range(2)]
+    dialogue = live_call(*sides)
+    parties = dialogue.caller, dialogue.callee
+    parties[lite].session_lines = ["a=ice-lite"]
+    dialogue.offer(ICE="optional")
+    dialogue.answer(ICE="optional")
+    await dialogue.connected()
+    assert all(channel.checks for channel in dialogue.sides[lite].used)
+    await both_hear(dialogue)
+
+
 @pytest.mark.parametrize("mux", [(True, False), (False, True), (True, True)], ids=["caller", "callee", "both"])
 @pytest.mark.parametrize("callee", ["RTP/AVPF", "RTP/SAVPF", "UDP/TLS/RTP/SAVPF"])
 @pytest.mark.parametrize("caller", ["RTP/AVPF", "RTP/SAVPF", "UDP/TLS/RTP/SAVPF"])

@@ -122,7 +122,8 @@ class FakeTransport:
 
     def state(self, stream: int) -> StreamState:
         config = self.configs.get(stream)
-        fresh = StreamState(config.peer if config else None, False, 0, 0, 0, None, None, {})
+        peer = config.peer if config and not config.ice else None  # with ICE, nobody before a check
+        fresh = StreamState(peer, False, 0, 0, 0, None, None, {})
         return self.states.get(stream, fresh)
 
     def quality_of(self, stream: int) -> tuple[Quality, Reports]:

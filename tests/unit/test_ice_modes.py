@@ -59,6 +59,7 @@ def test_an_offer(
         ("default", WITHOUT, WITHOUT, True, "strip", Reach()),
         ("default", WITH, WITHOUT, True, "generate", Reach("agent", NEW1, THEIRS)),
         ("optional", WITH, RESTARTED, True, "keep", Reach("relay", None, THEIRS)),
+        ("optional", WITH._replace(ice_lite=True), WITH, True, "keep", Reach("relay", None, THEIRS, lite=True)),
         ("optional", WITH, RESTARTED, False, "generate", Reach("agent", NEW1, THEIRS)),
     ],
 )
@@ -94,7 +95,9 @@ def test_a_reoffer_repeats_our_credentials(new: NewCredentials) -> None:
         (Reach("agent", OURS), WITH, Reach("agent", OURS, THEIRS)),
         (Reach("agent", OURS), WITHOUT, Reach("agent", OURS)),
         (Reach("agent", OURS), WITH._replace(ice_lite=True), Reach("agent", OURS)),
-        (Reach("relay"), WITH._replace(ice_lite=True), Reach("relay", None, THEIRS)),
+        (Reach("relay"), WITH._replace(ice_lite=True), Reach("relay", None, THEIRS, lite=True)),
+        (Reach("relay", None, THEIRS, lite=True), WITH, Reach("relay", None, THEIRS)),
+        (Reach("relay", None, THEIRS, lite=True), WITHOUT, Reach()),
         (Reach("relay"), WITH, Reach("relay", None, THEIRS)),
         (Reach("relay"), WITHOUT, Reach()),
         (Reach(), WITH, Reach()),
@@ -117,6 +120,7 @@ def test_an_agent_goes_on_answering_when_a_later_body_says_nothing_of_it(new: Ne
         (Reach("agent", OURS), False),
         (Reach("agent", OURS, THEIRS), True),
         (Reach("relay", None, THEIRS), True),
+        (Reach("relay", None, THEIRS, lite=True), False),
     ],
 )
 def test_only_a_party_that_does_ice_is_known_by_its_checks(reach: Reach, validates: bool) -> None:

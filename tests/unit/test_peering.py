@@ -300,3 +300,18 @@ def test_what_proves_nothing_is_not_passed_on(stage: Stage, forge: Callable[[], 
     stage.answer(audio(B, ice=ICE_B), how)
     stage.table.receive_stun("c", 30002, forge(), ELSEWHERE, stage.now)
     assert stage.transport.sent == [] and stage.transport.validated == {}
+
+
+def test_a_lite_party_of_relayed_ice_is_found_through_its_sdp(stage: Stage) -> None:
+    """It checks nobody: the first packet to it is the other party's check."""
+    how = Signalling(ice="optional")
+    stage.offer(audio(A, ice=ICE_A), how)
+    stage.answer(audio(B, ice=ICE_B, ice_lite=True), how)
+    request = check(f"{ICE_B.ufrag}:{ICE_A.ufrag}", ICE_B.pwd)
+    stage.table.receive_stun("c", 30002, request, ELSEWHERE, stage.now)
+    assert stage.sent(30000) == [(B, request)]
+    assert stage.transport.validated == {30002: [(ELSEWHERE, True)]}
+    response = stun.serialize(stun.SUCCESS, bytes([1]) * 12, [], ICE_B.pwd)
+    stage.table.receive_stun("c", 30000, response, B, stage.now)
+    assert stage.sent(30002) == [(ELSEWHERE, response)]
+    assert (stage.transport.configs[30002].ice, stage.transport.configs[30000].ice) == (True, False)

@@ -149,14 +149,14 @@ class Channel:
     @property
     def pending(self) -> bool:
         """Whether something has to be repeated until it succeeds."""
-        if self.media.ice_remote and not self.valid:
+        if self.media.checks and not self.valid:
             return True
         association = self.association
         return association is not None and not association.connected and not association.failed
 
     def repeat(self) -> None:
         """Say again what may have got lost."""
-        if self.media.ice_remote and not self.valid:
+        if self.media.checks and not self.valid:
             self.send_check()
         elif self.association:
             self.send_all(self.association.repeat())
@@ -166,7 +166,8 @@ class Channel:
 class Live(Media):
     """One media of a party, which speaks what its fields say: SDES, DTLS (with this identity), ICE, or plain RTP.
 
-    ``setup`` is what it says in an offer, ``role`` what it takes where it has the choice.
+    ``setup`` is what it says in an offer, ``role`` what it takes where it has the choice. If it is ``lite`` it answers
+    checks and sends none; its party says so.
     What the relay sends is in ``heard`` and ``heard_rtcp``, decrypted, and in ``raw`` as it came; ``refused`` counts
     what had no right tag, ``strange`` keeps what is none of STUN, DTLS, RTP and RTCP, or was not agreed on, and checks
     of who does not know the password.
@@ -177,6 +178,7 @@ class Live(Media):
     sdes: Sdes | None = None
     dtls: Identity | None = None
     ice: Credentials | None = None
+    lite: bool = False
     setup: str = "actpass"
     role: str = "active"
     said_fingerprint: str | None = None
@@ -202,6 +204,11 @@ class Live(Media):
     def secure(self) -> bool:
         """Whether the party takes nothing but SRTP."""
         return self.sdes is not None or self.dtls is not None
+
+    @property
+    def checks(self) -> bool:
+        """Whether the party has to check its way to the relay."""
+        return self.ice_remote is not None and not self.lite
 
     @property
     def used(self) -> list[Channel]:
@@ -334,7 +341,7 @@ class Live(Media):
     @property
     def ready(self) -> bool:
         """Whether the party could speak."""
-        if self.ice_remote and not all(channel.valid for channel in self.used):
+        if self.checks and not all(channel.valid for channel in self.used):
             return False
         return not self.secure or all(channel.sender and channel.receiver for channel in self.used)
 
