@@ -147,6 +147,8 @@ class Peering:
             self.agent = None
         if reach.mode != "relay":
             self.relay = None
+        if not reach.validates:
+            self._validated.clear()
 
     def _meet(self, agent: IceAgent, remote: IceCredentials | None) -> None:
         """Tell the agent who the party is; the packet path forgets about sources when it hears that there is ICE."""
@@ -157,6 +159,7 @@ class Peering:
             if source is None:
                 self._validated.pop(stream, None)
             else:
+                self._validated[stream] = source
                 self.transport.validate(stream, source, nominated=True)
 
     def _apply_dtls(self, certificate: Certificate | None, now: float) -> None:
@@ -168,12 +171,15 @@ class Peering:
         for stream in wanted:
             assert certificate is not None
             endpoint = self._endpoint(stream, certificate)
-            remote = self._validated.get(stream)
-            if remote is None and not party.reach.validates:
-                remote = stream_endpoint(party, streams[stream])
-            if party.keying.role == "active" and party.keying.fingerprints and remote is not None:
+            remote = self._validated.get(stream) if party.reach.validates else stream_endpoint(party, streams[stream])
+            if self._may_begin() and remote is not None:
                 endpoint.start(remote, now)
             self._drain(stream)
+
+    def _may_begin(self) -> bool:
+        """Whether it is ours to say hello, and the party has answered."""
+        keying = self.wanted.party.keying
+        return keying.role == "active" and bool(keying.fingerprints)
 
     def _endpoint(self, stream: int, certificate: Certificate) -> DtlsEndpoint:
         """The DTLS of one socket; a new one where signalling has begun a new association."""
@@ -219,19 +225,25 @@ class Peering:
         """Take a STUN datagram."""
         if self.agent is not None:
             verdict = self.agent.receive(stream, data, source, now)
-            if verdict.valid:
+            proves = verdict.valid and self._goes_by_checks()
+            if proves:
                 # Before the reply: what the party sends on hearing it must not find its source unknown.
                 self._validate(stream, source, nominated=verdict.nominated)
             if verdict.reply is not None:
                 self.transport.send(stream, source, verdict.reply)
-            if verdict.valid:
+            if proves:
                 self._shake_hands(stream, source, now)
         elif self.relay is not None:
             self._relay_check(*self.relay, stream, data, source, now)
 
+    def _goes_by_checks(self) -> bool:
+        """Whether a check shows where the party is; one that does no ICE is not who was here before it, and did."""
+        party = self.wanted.party
+        return party.reach.validates or party.offer is None
+
     def _relay_check(self, relay: IceRelay, side: int, stream: int, data: bytes, source: Endpoint, now: float) -> None:
         forward = relay.receive(side, stream, data, source, now)
-        if forward.valid:
+        if forward.valid and self._goes_by_checks():
             self._validate(stream, source, nominated=forward.nominated)
         sink = self._sink(stream) if forward.forward else None
         if sink is not None:
@@ -256,8 +268,7 @@ class Peering:
     def _shake_hands(self, stream: int, source: Endpoint, now: float) -> None:
         """Begin the handshake there, if that is ours to do; nothing happens if it has begun."""
         endpoint = self._endpoints.get(stream)
-        keying = self.wanted.party.keying
-        if endpoint is not None and keying.role == "active" and keying.fingerprints:
+        if endpoint is not None and self._may_begin():
             endpoint.start(source, now)
             self._drain(stream)
 

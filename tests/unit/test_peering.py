@@ -314,4 +314,39 @@ def test_a_lite_party_of_relayed_ice_is_found_through_its_sdp(stage: Stage) -> N
     response = stun.serialize(stun.SUCCESS, bytes([1]) * 12, [], ICE_B.pwd)
     stage.table.receive_stun("c", 30000, response, B, stage.now)
     assert stage.sent(30002) == [(ELSEWHERE, response)]
+    assert 30000 not in stage.transport.validated
     assert (stage.transport.configs[30002].ice, stage.transport.configs[30000].ice) == (True, False)
+
+
+# A party that comes in place of one that did ICE
+
+
+def replace_browser(stage: Stage) -> Endpoint:
+    """A browser has been nominated; a gateway without ICE takes over its end of the call. Where that one is."""
+    place_browser_call(stage)
+    stage.table.receive_stun("c", 30002, check_of_a(stage), ELSEWHERE, stage.now)
+    stage.transport.sent.clear()
+    stage.transport.validated.clear()
+    gateway = Endpoint("203.0.113.77", 7000)
+    print_ = Fingerprint("sha-256", bytes(32))
+    said = audio(gateway, "UDP/TLS/RTP/SAVPF", rtcp_mux=True, setup="actpass", fingerprints=(print_,))
+    stage.offer(said, TO_PHONE)
+    stage.answer(audio(B))
+    return gateway
+
+
+def test_without_ice_the_handshake_is_with_whom_the_sdp_names(stage: Stage) -> None:
+    gateway = replace_browser(stage)
+    assert {to for to, data in stage.sent(30002) if data[0] == 22} == {gateway}
+    peering = stage.call.dialogues[0].sections[0].sides[0].ports.peering
+    assert peering is not None and peering.memory(stage.now).validated == ()
+
+
+def test_checks_of_the_former_party_draw_nothing_to_it(stage: Stage) -> None:
+    gateway = replace_browser(stage)
+    stage.table.receive_stun("c", 30002, check_of_a(stage), ELSEWHERE, stage.now)
+    stage.now += 1
+    for call in stage.table.due_handshakes(stage.now):
+        stage.table.handle_timeout(call, stage.now)
+    assert {to for to, data in stage.sent(30002) if data[0] == 22} == {gateway}
+    assert stage.transport.validated == {}
