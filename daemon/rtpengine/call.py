@@ -28,7 +28,16 @@ from rtpengine.media import (
     StreamConfig,
 )
 from rtpengine.media_ports import MediaPorts
-from rtpengine.party import Mux, Party, Wanted, formats_of, mux_of_answer, mux_of_offer, stream_endpoint
+from rtpengine.party import (
+    Mux,
+    Party,
+    Wanted,
+    formats_of,
+    is_unsettling,
+    mux_of_answer,
+    mux_of_offer,
+    stream_endpoint,
+)
 from rtpengine.peering import Peering, join
 from rtpengine.securing import Securing, is_concerned
 
@@ -258,8 +267,9 @@ class Call:
         sender, how, _, is_offer = exchange
         asking, asked = section.sides[sender], section.sides[1 - sender]
         mux = (mux_of_offer if is_offer else mux_of_answer)(asking.party, asked.party, offer, how)
-        speaker = self._speaker(asking.party, offer, how, mux)
-        listener = self._listener(asked.party, speaker, offer, how, mux)
+        unsettled = is_offer and is_unsettling(asking.party, asked.party, offer)
+        speaker = self._speaker(asking.party, offer, how, mux, unsettled=unsettled)
+        listener = self._listener(asked.party, speaker, offer, how, mux, is_offer=is_offer)
         securing = None
         if is_concerned(how, asking.party, asked.party, speaker, listener):
             securing = Securing(asking.party, asked.party, offer, how, self.tools, is_offer=is_offer)
@@ -281,7 +291,7 @@ class Call:
             return _Step(section, (speaker, listener), keys, ports, plan)
         return _Step(section, (listener, speaker), (keys[1], keys[0]), (ports[1], ports[0]), plan)
 
-    def _speaker(self, known: Party, offer: MediaOffer, how: Signalling, mux: Mux) -> Party:
+    def _speaker(self, known: Party, offer: MediaOffer, how: Signalling, mux: Mux, *, unsettled: bool) -> Party:
         """The sender of this SDP: its own words replace what was known."""
         endpoint = known.endpoint if offer.rejected or offer.held else offer.endpoint
         named = endpoint or offer.endpoint  # a null address still tells the family
@@ -300,14 +310,22 @@ class Call:
             prefers=how.dtls,
             keying=known.keying,
             reach=known.reach,
+            unsettled=unsettled,
         )
 
-    def _listener(self, known: Party, speaker: Party, offer: MediaOffer, how: Signalling, mux: Mux) -> Party:
+    def _listener(
+        self, known: Party, speaker: Party, offer: MediaOffer, how: Signalling, mux: Mux, *, is_offer: bool
+    ) -> Party:
         """The recipient: what the SIP proxy wants for it, else what it spoke before, else the sender's protocol."""
-        protocol = known.protocol if known.offer is not None and known.offer.profile else speaker.protocol
+        protocol = known.protocol if known.offer is not None and known.is_rtp else speaker.protocol
         if how.protocol is not None and offer.profile:
             protocol = how.protocol
-        return known._replace(protocol=protocol, family=self._family(known, how), rtcp_mux=mux.listener)
+        return known._replace(
+            protocol=protocol,
+            family=self._family(known, how),
+            rtcp_mux=mux.listener,
+            unsettled=is_offer and known.unsettled,
+        )
 
     def _family(self, known: Party, how: Signalling) -> int:
         if how.family is None and how.prefer_ipv6 and IPV6 in self.transport.families:
@@ -401,6 +419,9 @@ class Call:
         ports.applied = wanted
         if ports.peering is None and wanted.party.is_peer and ports.current is not None:
             ports.peering = Peering(self.transport, ports.current.streams[0], wanted)
+        self._apply_peering(ports, wanted, now)
+
+    def _apply_peering(self, ports: MediaPorts, wanted: Wanted, now: float) -> None:
         if ports.peering is not None:
             ports.peering.apply(wanted, self.certificate if wanted.party.keying.role else None, now)
 
@@ -418,7 +439,7 @@ class Call:
         rtp_sink, rtcp_sink = wanted.sinks[pair : pair + 2] or (0, 0)
         if wanted.mux_sink:
             rtcp_sink = rtp_sink
-        rtp = offer is None or offer.profile is not None
+        rtp = party.is_rtp
         return StreamConfig(
             peer=stream_endpoint(party, pair),
             rtp_sink=rtp_sink,

@@ -15,6 +15,8 @@ class Party(NamedTuple):
     ``endpoint`` is the last one that was not null; ``protocol`` the RTP transport that it speaks.
     ``mux_fixed``: its answer must not follow what the other party chose about rtcp-mux.
     ``prefers`` is the DTLS role that the SIP proxy wants us to take towards it.
+    ``unsettled``: ``offer`` would put RTP in the place of something else, or something else in that of RTP, and has no
+    answer yet; until then, or for ever if it is refused, the section goes on as what it was (RFC 3264 8).
     """
 
     offer: MediaOffer | None = None
@@ -30,6 +32,12 @@ class Party(NamedTuple):
     prefers: str | None = None
     keying: Keying = Keying()
     reach: Reach = Reach()
+    unsettled: bool = False
+
+    @property
+    def is_rtp(self) -> bool:
+        """Whether what passes between this party and us is RTP, or its secure kin."""
+        return self.offer is None or (self.offer.profile is not None) != self.unsettled
 
     @property
     def profile(self) -> Profile:
@@ -84,6 +92,13 @@ def formats_of(party: Party, other: Party) -> tuple[Format, ...]:
     return asked if asked == own else asked + own
 
 
+def is_unsettling(asking: Party, asked: Party, offer: MediaOffer) -> bool:
+    """Whether an offer has to wait for its answer before the section between the two becomes RTP, or ceases to be."""
+    if any(said is None or said.rejected for said in (asking.offer, asked.offer)):
+        return False
+    return asking.is_rtp != (offer.profile is not None)
+
+
 # rtcp-mux (RFC 5761 5.1.1): each side decides on its own, and the proxy translates between them.
 
 
@@ -97,6 +112,8 @@ class Mux(NamedTuple):
 
 def mux_of_offer(speaker: Party, listener: Party, offer: MediaOffer, how: Signalling) -> Mux:
     """What the recipient is offered, and what the sender's answer will say about it."""
+    if offer.profile is None and is_unsettling(speaker, listener, offer):
+        return Mux(speaker.rtcp_mux, speaker.mux_fixed, listener.rtcp_mux)
     offered = listener.rtcp_mux or offer.rtcp_mux
     if how.rtcp_mux & {"offer", "require"}:
         offered = True
@@ -113,5 +130,7 @@ def mux_of_offer(speaker: Party, listener: Party, offer: MediaOffer, how: Signal
 
 def mux_of_answer(speaker: Party, listener: Party, offer: MediaOffer, _how: Signalling) -> Mux:
     """The answerer has decided for itself, and for the offerer too unless that was fixed when it offered."""
+    if offer.profile is None:
+        return Mux(speaker=False, speaker_fixed=speaker.mux_fixed, listener=False)
     told = listener.rtcp_mux if listener.mux_fixed else offer.rtcp_mux
     return Mux(offer.rtcp_mux, speaker.mux_fixed, told)

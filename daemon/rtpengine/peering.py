@@ -172,7 +172,7 @@ class Peering:
             assert certificate is not None
             endpoint = self._endpoint(stream, certificate)
             remote = self._validated.get(stream) if party.reach.validates else stream_endpoint(party, streams[stream])
-            if self._may_begin() and remote is not None:
+            if self._may_begin() and remote is not None and not party.unsettled:
                 endpoint.start(remote, now)
             self._drain(stream)
 

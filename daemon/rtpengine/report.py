@@ -151,7 +151,7 @@ class CallReport:
                 {
                     "index": index,
                     "type": offer.kind if offer else "",
-                    "protocol": party.protocol if offer is None or offer.profile else offer.protocol,
+                    "protocol": party.protocol if offer is None or party.is_rtp else offer.protocol,
                     "flags": _media_flags(party),
                     "streams": [],
                 },

@@ -32,8 +32,8 @@ class Sampler:
     def _sample(self, call: Call, now: float) -> None:
         known: dict[int, tuple[Quality, Reports]] = {}
         for _, media, other in call.medias():
-            ports, offer = media.ports.current, media.party.offer
-            if ports is None or (offer is not None and offer.profile is None):
+            ports = media.ports.current
+            if ports is None or not media.party.is_rtp:
                 continue
             tracks = media.ports.tracks
             for index in range(0, len(ports.streams), 2):

@@ -44,26 +44,37 @@ class Securing:
             return speaker, listener
         speaker = speaker._replace(keying=self._speaker_keying(speaker))
         listener = listener._replace(keying=self._listener_keying(speaker, listener))
+        goes_on = self._offer.profile is None and speaker.unsettled
         if self._offer.profile is None and not self._is_checked():
+            if goes_on:
+                return speaker, listener
             return speaker._replace(reach=Reach()), listener._replace(reach=Reach())
         reach, telling = self._reach(speaker, listener)
         self._ice_lines = telling.lines
+        if goes_on and telling.lines == "strip":
+            return speaker, listener
         return speaker._replace(reach=reach), listener._replace(reach=telling.reach)
 
     def _is_checked(self) -> bool:
         """Whether a party does ICE here: fax machines do not, and data channels do, whose DTLS passes unseen."""
         return self._offer.ice is not None or (self._asked.offer is not None and self._asked.offer.ice is not None)
 
+    def _is_secure(self, party: Party, speaker: Party) -> bool:
+        """Whether there are keys with a party: none where the section is no RTP, once its answer says so too."""
+        return party.profile.secure and (self._offer.profile is not None or speaker.unsettled)
+
     def _speaker_keying(self, speaker: Party) -> Keying:
-        if not speaker.profile.secure or self._offer.profile is None:
+        if not self._is_secure(speaker, speaker):
             return Keying()
         if self._is_offer:
             return self._asking.keying
         return keying.answered(self._asking.keying, self._offer)
 
     def _listener_keying(self, speaker: Party, listener: Party) -> Keying:
-        if not listener.profile.secure or self._offer.profile is None:
+        if not self._is_secure(listener, speaker):
             return Keying()
+        if self._offer.profile is None:
+            return self._asked.keying
         same_feedback = speaker.profile.feedback == listener.profile.feedback
         said = self._asked.offer
         if not self._is_offer and said is not None:
@@ -101,14 +112,15 @@ class Securing:
         mid = self._mid() or (str(index) if self._how.generate_mid else None)
         if plan.local is None:
             return plan._replace(mid=mid)
+        plan = plan._replace(ice=self._ice_plan(plan.local, listener), mid=mid)
+        if self._offer.profile is None:
+            return plan
         role = listener.keying.role
         return plan._replace(
             crypto=listener.keying.told,
             setup=("actpass" if self._is_offer else role) if role else None,
             fingerprint=fingerprint,
             tls_id=listener.keying.told_tls_id,
-            ice=self._ice_plan(plan.local, listener),
-            mid=mid,
         )
 
     def _ice_plan(self, rtp: Endpoint, listener: Party) -> IcePlan:

@@ -280,8 +280,8 @@ def _flows(call: Call) -> Iterator[_Flow]:
     """The RTP sockets of a call, each once."""
     seen: set[int] = set()
     for leg, media, other in call.medias():
-        ports, offer = media.ports.current, media.party.offer
-        if ports is None or (offer is not None and offer.profile is None):
+        ports = media.ports.current
+        if ports is None or not media.party.is_rtp:
             continue
         for index in range(0, len(ports.streams), 2):
             stream = ports.streams[index]

@@ -125,8 +125,7 @@ def _kind(place: _Place) -> str:
 
 def _component(place: _Place) -> str:
     """RTP or RTCP, or both on one port; where the party multiplexes, the port above is only a fall-back."""
-    offer = place.media.party.offer
-    if offer is not None and offer.profile is None:
+    if not place.media.party.is_rtp:
         return "data"
     if place.media.party.rtcp_mux:
         return "RTCP (spare)" if place.number % 2 else "RTP+RTCP"

@@ -13,7 +13,7 @@ from systemlab import stunclient
 from systemlab.dtlsside import Identity, fingerprint
 from systemlab.fixtures import MakeLiveCall
 from systemlab.live import Live, LiveDialogue, both_hear, heard, nothing_passes, rtcp_heard, until
-from systemlab.media import sender_report
+from systemlab.media import Party, sender_report
 from systemlab.srtpside import SUITES, Sdes
 from systemlab.stunclient import fresh_credentials
 
@@ -331,6 +331,45 @@ async def test_re_invite_by_the_other_party_restarts_nothing(live_call: MakeLive
     await dialogue.connected()
     await both_hear(dialogue)
     assert (one.ice_remote, one.channels[0].association) == (remote, association)
+
+
+def offer_fax(dialogue: LiveDialogue, caller: Party, distance: int) -> None:
+    """A re-INVITE to T.38, which the other party refuses: nobody tells the relay of that."""
+    other = dialogue.callee if caller is dialogue.caller else dialogue.caller
+    assert isinstance(other.audio, Live)
+    lines = ["v=0", f"o=- 1 3 IN IP4 {caller.audio.address}", "s=-", f"c=IN IP4 {caller.audio.address}", "t=0 0"]
+    lines += [f"m=image {caller.audio.port + distance} udptl t38", "a=T38FaxVersion:0", ""]
+    dialogue.ng.ok(
+        "offer",
+        call_id=dialogue.call_id,
+        from_tag=caller.tag,
+        sdp="\r\n".join(lines),
+        flags=["trust-address"],
+        ICE="force" if other.audio.ice else "remove",
+    )
+
+
+@pytest.mark.parametrize("distance", [0, 10], ids=["same port", "another port"])
+@pytest.mark.parametrize("who", ["caller", "callee"])
+@pytest.mark.parametrize(
+    ("caller", "callee"), [("RTP/SAVP", "RTP/AVP"), (DTLS[1], "RTP/AVP"), (DTLS[1], "RTP/SAVP"), ("browser", "RTP/AVP")]
+)
+async def test_a_refused_fax_changes_nothing(
+    live_call: MakeLiveCall, caller: str, callee: str, who: str, distance: int
+) -> None:
+    dialogue = await live_call(browser() if caller == "browser" else speaks(caller), speaks(callee)).set_up()
+    await both_hear(dialogue)
+    associations = [channel.association for channel in dialogue.sides[0].channels]
+    offer_fax(dialogue, getattr(dialogue, who), distance)
+    one, other = dialogue.sides
+    first, second = (one, other) if who == "caller" else (other, one)
+    await heard(first, second)
+    await heard(second, first)
+    await _again(dialogue)
+    dialogue.offer(dialogue.callee)
+    dialogue.answer(dialogue.caller)
+    await both_hear(dialogue)
+    assert [channel.association for channel in dialogue.sides[0].channels] == associations
 
 
 @pytest.mark.parametrize("make", [speaks, browser], ids=["SDES", "browser"])

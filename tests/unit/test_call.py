@@ -170,10 +170,15 @@ class TestReoffer:
         place(call, audio(A, protocol="RTP/AVPF"))
         (plan,) = call.offer("b", [audio(B, kind="image", protocol="UDPTL", rtcp=None)], PLAIN, 3.0)
         assert (plan.protocol, plan.rtcp_port) == ("UDPTL", None)
-        assert not transport.configs[30000].rtp
+        assert transport.configs[30000].rtp and transport.configs[30002].rtp
+        call.answer("b", "a", [audio(A, kind="image", protocol="UDPTL", rtcp=None)], PLAIN, 3.5)
+        assert not transport.configs[30000].rtp and not transport.configs[30002].rtp
         assert (transport.configs[30001].rtp_sink, transport.configs[30001].rtcp_sink) == (0, 0)
         (plan,) = call.offer("b", [audio(B)], PLAIN, 4.0)
-        assert plan.protocol == "RTP/AVPF"
+        assert plan.protocol == "RTP/AVP"
+        assert not transport.configs[30000].rtp and not transport.configs[30002].rtp
+        call.answer("b", "a", [audio(A)], PLAIN, 5.0)
+        assert transport.configs[30000].rtp and transport.configs[30002].rtp
 
 
 class TestRejection:

@@ -10,7 +10,17 @@ from fakes import TOOLS, FakeTransport
 from rtpengine import stun
 from rtpengine.call import RETIREMENT_S, Call
 from rtpengine.dtls import DtlsConnected, DtlsEndpoint
-from rtpengine.media import Endpoint, Fingerprint, IceCredentials, Learning, MediaOffer, Signalling, StreamState
+from rtpengine.media import (
+    CryptoLine,
+    Endpoint,
+    Fingerprint,
+    IceCredentials,
+    Learning,
+    MediaOffer,
+    Signalling,
+    SrtpKeys,
+    StreamState,
+)
 from rtpengine.report import CallReport
 from rtpengine.table import CallTable, Limits
 
@@ -350,3 +360,98 @@ def test_checks_of_the_former_party_draw_nothing_to_it(stage: Stage) -> None:
         stage.table.handle_timeout(call, stage.now)
     assert {to for to, data in stage.sent(30002) if data[0] == 22} == {gateway}
     assert stage.transport.validated == {}
+
+
+# An offer of something else than RTP, which may be refused: nobody tells us of that
+
+
+T38 = MediaOffer("image", Endpoint(A.address, 5000), None, "UDPTL")
+KEY_A, KEY_B = (SrtpKeys("AES_CM_128_HMAC_SHA1_80", bytes([i]) * 16, bytes([i]) * 14) for i in (10, 11))
+
+
+def t38_of_b(stage: Stage) -> None:
+    stage.table.offer("c", "b", [T38._replace(endpoint=Endpoint(B.address, 5000))], TO_PHONE, stage.now)
+
+
+def t38_of_a(stage: Stage) -> None:
+    stage.offer(T38, Signalling(ice="remove"))
+
+
+OFFERS_OF_T38 = pytest.mark.parametrize("offer_t38", [t38_of_a, t38_of_b])
+
+
+@OFFERS_OF_T38
+@pytest.mark.parametrize("ice", [True, False])
+def test_a_refused_fax_leaves_dtls_as_it_was(stage: Stage, offer_t38: Callable[[Stage], None], ice: bool) -> None:
+    said = browser(stage, "active") if ice else browser(stage, "active")._replace(ice=None, body_has_ice=False)
+    stage.offer(said, TO_PHONE)
+    stage.answer(audio(B))
+    if ice:
+        stage.table.receive_stun("c", 30002, check_of_a(stage), A, stage.now)
+        stage.transport.sent.clear()
+    peer = DtlsEndpoint(stage.certificate, "active", (TOOLS.certificate().fingerprint,))
+    peer.start(Endpoint("198.51.100.2", 30002), stage.now)
+    assert stage.shake_hands(peer, 30002, A)
+    keys, config = stage.transport.keys.copy(), stage.transport.configs[30002]
+    offer_t38(stage)
+    assert stage.sent(30002) == [] and stage.transport.keys == keys
+    during = stage.transport.configs[30002]
+    assert during.rtp and stage.transport.configs[30000].rtp
+    as_before = ("secure", "rtcp_mux", "dtls", "stun", "ice", "ufrag")
+    assert [getattr(during, name) for name in as_before] == [getattr(config, name) for name in as_before]
+    if ice:
+        stage.table.receive_stun("c", 30002, check_of_a(stage), A, stage.now)
+        (reply,) = stage.sent(30002)
+        assert stun.parse(reply[1]).message_class == stun.SUCCESS
+    stage.now += 5
+    stage.table.offer("c", "b", [audio(B)], Signalling(ice="remove"), stage.now)
+    assert stage.transport.configs[30002].secure
+    stage.table.answer("c", "b", "a", [said], TO_PHONE, stage.now)
+    assert stage.transport.keys == keys and stage.tag("a")["streams"][0]["DTLS"] == "connected"  # type: ignore[index]
+    assert stage.sent(30002) == []
+
+
+@OFFERS_OF_T38
+def test_a_refused_fax_leaves_sdes_as_it_was(stage: Stage, offer_t38: Callable[[Stage], None]) -> None:
+    said = audio(A, "RTP/SAVP", crypto=(CryptoLine(1, KEY_A),))
+    stage.offer(said, Signalling(protocol="RTP/AVP"))
+    stage.answer(audio(B))
+    keys = stage.transport.keys.copy()
+    assert keys[30002][1] == KEY_A
+    offer_t38(stage)
+    assert stage.transport.keys == keys
+    assert stage.transport.configs[30002].secure and stage.transport.configs[30002].rtp
+    plan = stage.table.offer("c", "b", [audio(B)], Signalling(), stage.now)[0]
+    assert (plan.protocol, plan.crypto[0].keys) == ("RTP/SAVP", keys[30002][2])
+    stage.table.answer("c", "b", "a", [said], Signalling(), stage.now)
+    assert stage.transport.keys == keys
+
+
+def test_an_accepted_fax_ends_dtls_and_audio_begins_it_anew(stage: Stage) -> None:
+    connect_b(stage)
+    to_b = stage.table.offer("c", "a", [T38], Signalling(), stage.now)[0]
+    assert (to_b.protocol, to_b.crypto, to_b.setup, to_b.fingerprint) == ("UDPTL", (), None, None)
+    assert stage.sent(30000) == []
+    stage.answer(T38._replace(endpoint=Endpoint(B.address, 5000)), Signalling())
+    assert [(to, data[0]) for to, data in stage.sent(30000)] == [(B, 21)]
+    assert stage.transport.keys[30000][1:] == (None, None)
+    fax = stage.transport.configs[30000]
+    assert (fax.rtp, fax.secure, fax.dtls, fax.rtcp_sink) == (False, False, False, 0)
+    # As long as nobody has agreed to go back, the fax may go on.
+    stage.offer(audio(A), Signalling(protocol=OVER_TLS))
+    assert not stage.transport.configs[30002].rtp and not stage.transport.configs[30000].secure
+    stage.answer(audio(B, OVER_TLS, setup="active", fingerprints=(stage.certificate.fingerprint,)))
+    assert stage.transport.configs[30002].rtp and stage.transport.configs[30000].secure
+    peer = DtlsEndpoint(stage.certificate, "active", (TOOLS.certificate().fingerprint,))
+    peer.start(Endpoint("198.51.100.2", 30000), stage.now)
+    assert stage.shake_hands(peer, 30000, B)
+
+
+def test_multiplexing_goes_on_until_a_fax_is_accepted(stage: Stage) -> None:
+    how = Signalling(rtcp_mux=frozenset({"accept"}))
+    stage.offer(audio(A, rtcp_mux=True), how)
+    stage.answer(audio(B, rtcp_mux=True), how)
+    stage.offer(T38, how)
+    assert stage.transport.configs[30000].rtcp_mux and stage.transport.configs[30002].rtcp_mux
+    stage.answer(T38._replace(endpoint=Endpoint(B.address, 5000)), how)
+    assert not stage.transport.configs[30000].rtcp_mux and not stage.transport.configs[30002].rtcp_mux
