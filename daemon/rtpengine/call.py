@@ -410,6 +410,9 @@ class Call:
         wanted = Wanted(media.party, sink.rtcp_mux, sink.profile, sinks, tuple(ports.open_sets()), formats)
         if ports.applied != wanted:
             self.apply(ports, wanted, now)
+        else:
+            # A handshake that nobody answered in time is tried again whenever signalling comes by.
+            self._apply_peering(ports, wanted, now)
 
     def apply(self, ports: MediaPorts, wanted: Wanted, now: float) -> None:
         """Bring the sockets of one media, and who answers there, in line with ``wanted``."""

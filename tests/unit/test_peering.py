@@ -455,3 +455,24 @@ def test_multiplexing_goes_on_until_a_fax_is_accepted(stage: Stage) -> None:
     assert stage.transport.configs[30000].rtcp_mux and stage.transport.configs[30002].rtcp_mux
     stage.answer(T38._replace(endpoint=Endpoint(B.address, 5000)), how)
     assert not stage.transport.configs[30000].rtcp_mux and not stage.transport.configs[30002].rtcp_mux
+
+
+# A handshake that nobody answered
+
+
+def test_a_repeated_answer_tries_again_what_timed_out(stage: Stage) -> None:
+    """A 183 long before the 200: the party may not have been there to hear our hello."""
+    answer = audio(B, OVER_TLS, setup="passive", fingerprints=(stage.certificate.fingerprint,))
+    stage.offer(audio(A), Signalling(protocol=OVER_TLS))
+    stage.answer(answer)
+    for _ in range(60):
+        stage.now += 1
+        for call in stage.table.due_handshakes(stage.now):
+            stage.table.handle_timeout(call, stage.now)
+    assert stage.tag("b")["streams"][0]["DTLS"].startswith("failed: ")  # type: ignore[index]
+    stage.transport.sent.clear()
+    stage.armed.clear()
+    configured = stage.transport.configured
+    stage.answer(answer)
+    assert [(to, data[0]) for to, data in stage.sent(30000)] == [(B, 22)]
+    assert stage.armed and stage.transport.configured == configured
