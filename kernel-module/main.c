@@ -470,6 +470,8 @@ static void __net_exit net_teardown(struct net *net)
 	for (id = 0; id < MEDIAPROXY_TABLES; id++)
 		mp_table_delete(state, id, true);
 	mutex_unlock(&state->lock);
+	if (state->used)
+		mp_table_settle();
 	mutex_destroy(&state->lock);
 }
 

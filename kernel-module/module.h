@@ -139,8 +139,9 @@ struct mp_table {
 struct mp_net {
 	struct mp_table __rcu *table[MEDIAPROXY_TABLES];
 	struct net *net;
-	struct mutex lock;			/* changes of table[] */
+	struct mutex lock;			/* changes of table[], and what follows */
 	struct proc_dir_entry *dir;
+	bool used;				/* there has been a table */
 };
 
 extern unsigned int mp_net_id;
@@ -159,6 +160,7 @@ bool mp_same_keys(const struct mediaproxy_srtp *one, const struct mediaproxy_srt
 /* table.c */
 int mp_table_setup(void);
 void mp_table_teardown(void);
+void mp_table_settle(void);
 int mp_table_add(struct mp_net *net, u32 id);
 int mp_table_delete(struct mp_net *net, u32 id, bool force);
 int mp_table_command(struct mp_table *table, const struct mediaproxy_message *message);

@@ -108,6 +108,13 @@ static bool target_valid(const struct mediaproxy_target *target)
 	       srtp_valid(&target->decrypt) && srtp_valid(&target->encrypt);
 }
 
+/* Without it there are no routes to look up: what holds them has not been made. */
+static bool lacks_ipv6(const struct mediaproxy_target *target)
+{
+	return (target->local.family == MEDIAPROXY_INET6 || target->source.family == MEDIAPROXY_INET6) &&
+	       !ipv6_mod_enabled();
+}
+
 /* -- targets */
 
 static void target_free(struct mp_target *target)
@@ -418,6 +425,8 @@ int mp_table_command(struct mp_table *table, const struct mediaproxy_message *me
 		return -EINVAL;
 	if (message->command == MEDIAPROXY_DEL ? !key_valid(&target->local) : !target_valid(target))
 		return -EINVAL;
+	if (message->command != MEDIAPROXY_DEL && lacks_ipv6(target))
+		return -EAFNOSUPPORT;
 	mutex_lock(&table->lock);
 	if (message->command == MEDIAPROXY_DEL)
 		result = delete(table, &target->local);
@@ -473,6 +482,7 @@ int mp_table_add(struct mp_net *net, u32 id)
 		return err;
 	}
 	__module_get(THIS_MODULE);
+	net->used = true;
 	rcu_assign_pointer(net->table[id], table);
 	return 0;
 }
@@ -516,6 +526,19 @@ int mp_table_setup(void)
 {
 	free_queue = alloc_workqueue("xt_MEDIAPROXY", WQ_UNBOUND, 0);
 	return free_queue ? 0 : -ENOMEM;
+}
+
+/**
+ * mp_table_settle() - see those targets freed that were deleted before
+ *
+ * They hold routes, all of which a namespace must have back before it takes down IPv6 and IPsec:
+ * ip6_route_net_exit() frees what counts them.
+ * Context: process, when nobody deletes targets of that namespace any more.
+ */
+void mp_table_settle(void)
+{
+	rcu_barrier();
+	flush_workqueue(free_queue);
 }
 
 /**

@@ -30,6 +30,7 @@
  *	EFAULT		the memory cannot be read
  *	EPROTO		abi is not MEDIAPROXY_ABI
  *	EINVAL		no such command, or see struct mediaproxy_target
+ *	EAFNOSUPPORT	ADD, UPDATE: an address is IPv6, which this kernel has switched off (ipv6.disable=1)
  *	ENOENT		DEL, UPDATE: there is no target at family and port of local
  *	EEXIST		ADD: there is one
  *	ENOSPC		UPDATE: more than MEDIAPROXY_SSRCS would have to be kept
