@@ -78,6 +78,32 @@ static void add_quality(struct worker *w, struct stream *s, const struct pp_prog
 }
 
 /**
+ * pp_stream_offload() - whether what the accepted source of a stream sends is forwarded elsewhere
+ * @pp: the packet path
+ * @id: the stream
+ * @offloaded: from before the first packet is, until pp_stream_sync() has told of the last
+ *
+ * Meanwhile nobody takes that source's place, since what it has sent is not known here yet, and
+ * what may be a copy of it is not relayed: it raises PP_EVENT_ELSEWHERE, so that the stream is
+ * taken back, and the next packet is judged as always. With ICE only proven sources are heard anyway.
+ * Return: 0, or -ENOENT for a stale id.
+ * Context: any thread.
+ */
+int pp_stream_offload(struct pp *pp, int64_t id, uint32_t offloaded)
+{
+	struct worker *w;
+	struct stream *s;
+
+	s = stream_lock(pp, id, &w);
+	if (!s)
+		return -ENOENT;
+	s->learn.offloaded = offloaded != 0;
+	s->elsewhere_ns = 0;
+	worker_unlock(w);
+	return 0;
+}
+
+/**
  * pp_stream_sync() - take over what was forwarded elsewhere for a stream
  * @pp: the packet path
  * @id: the stream that would have received it

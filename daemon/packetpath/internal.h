@@ -90,6 +90,7 @@ struct stream {
 	uint8_t ufrag[32];
 	uint32_t clocks[RTP_CLOCKS];
 	struct reports reports;
+	uint64_t elsewhere_ns;		/* of the last PP_EVENT_ELSEWHERE since it was offloaded, 0: none */
 };
 
 /* One datagram on its way. */
@@ -178,6 +179,7 @@ void worker_unlock(struct worker *worker);
 void worker_event(struct worker *worker, const struct pp_event *event);
 void worker_event_confirmed(struct worker *worker, const struct stream *stream);
 void worker_event_index(struct worker *worker, const struct stream *stream);
+void worker_event_elsewhere(struct worker *worker, struct stream *stream, const struct learn_packet *packet);
 
 /* stream.c */
 struct stream *stream_lock(struct pp *pp, int64_t id, struct worker **worker);
@@ -207,6 +209,7 @@ void early_free(struct worker *worker);
 bool secure_unprotect(struct worker *worker, struct stream *stream, struct packet *packet);
 uint32_t secure_read_rtcp(struct stream *stream, const struct packet *packet, uint8_t *copy, uint32_t room);
 bool secure_protect(struct worker *worker, struct stream *stream, struct packet *packet);
+bool secure_is_indexed(const struct packet *packet);
 void secure_sources(const struct stream *stream, enum direction direction, struct pp_sources *out);
 void secure_advance(struct worker *worker, struct stream *stream, enum direction direction,
 		    const struct pp_sources *in);

@@ -230,12 +230,20 @@ static int hear_unknown_party(struct learn *l, const struct learn_packet *p)
 	return LEARN_RELAY;
 }
 
+/* Two packets must not be encrypted under one index: one here, and another where the stream is forwarded. */
+static int hear_other(const struct learn *l, const struct learn_packet *p)
+{
+	if (l->flags & PP_F_STRICT)
+		return 0;
+	return l->offloaded && p->indexed ? LEARN_ELSEWHERE : LEARN_RELAY;
+}
+
 static int hear_fixed_party(struct learn *l, const struct learn_packet *p)
 {
 	if (!l->peer.family)
 		return 0;
 	if (!same_endpoint(&p->source, &l->peer))
-		return l->flags & PP_F_STRICT ? 0 : LEARN_RELAY;
+		return hear_other(l, p);
 	hear(l, p);
 	return LEARN_RELAY;
 }
@@ -271,6 +279,8 @@ static int hear_authentic(struct learn *l, const struct learn_packet *p)
 	if (!same_endpoint(&p->source, &l->accept_from)) {
 		if (!may_move(l, p))
 			return l->confirmed && l->flags & PP_F_STRICT ? 0 : LEARN_RELAY;
+		if (l->offloaded)
+			return LEARN_ELSEWHERE;
 		move_to(l, &p->source, rank > l->rank ? rank : l->rank);
 		settled = false;
 	}
@@ -282,13 +292,23 @@ static int hear_authentic(struct learn *l, const struct learn_packet *p)
 	return LEARN_RELAY | LEARN_SETTLED;
 }
 
+/*
+ * Which packets of an offloaded stream have passed is known here a moment later. Until then a
+ * copy of one cannot be told from the party's next, sent from where a NAT has moved it.
+ */
+static bool may_be_copy(const struct learn *l, const struct learn_packet *p)
+{
+	return l->offloaded && p->authentic && identifies(l, p) && !same_endpoint(&p->source, &l->accept_from);
+}
+
 /**
  * learn_packet() - decide about one received datagram
  * @learn: state of the stream
  * @packet: its source, time of arrival and what it proves
  *
  * Return: LEARN_RELAY if the packet may be relayed, and LEARN_SETTLED if the
- * stream has become confirmed or its confirmed source has changed.
+ * stream has become confirmed or its confirmed source has changed. LEARN_ELSEWHERE
+ * if that depends on what the accepted source has sent meanwhile; nothing is learned then.
  * Context: the owner of @learn; takes no lock, reads no clock.
  */
 int learn_packet(struct learn *learn, const struct learn_packet *packet)
@@ -299,6 +319,8 @@ int learn_packet(struct learn *learn, const struct learn_packet *packet)
 		return 0;
 	if (learn->flags & PP_F_ICE)
 		return hear_ice_party(learn, packet);
+	if (may_be_copy(learn, packet))
+		return LEARN_ELSEWHERE;
 	if (learn->mode == PP_LEARN_OFF)
 		return hear_fixed_party(learn, packet);
 	if (packet->authentic)
@@ -311,9 +333,9 @@ int learn_packet(struct learn *learn, const struct learn_packet *packet)
 	rank = rank_of(learn, &packet->source);
 	taken = rank_taking_over(learn, packet, rank);
 	if (taken)
-		return accept_source(learn, packet, taken);
+		return learn->offloaded ? LEARN_ELSEWHERE : accept_source(learn, packet, taken);
 	if (learn->confirmed)
-		return learn->flags & PP_F_STRICT ? 0 : LEARN_RELAY;
+		return hear_other(learn, packet);
 	/* Whatever comes from exactly the SDP endpoint is the party's, it just teaches nothing. */
 	return rank == LEARN_RANK_EXACT ? LEARN_RELAY : 0;
 }

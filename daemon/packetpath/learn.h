@@ -56,6 +56,7 @@ enum learn_rank {
 /* Bits of what learn_packet() and learn_configure() return. */
 #define LEARN_RELAY 1			/* the packet is the party's */
 #define LEARN_SETTLED 2			/* confirmed now, or confirmed at another source */
+#define LEARN_ELSEWHERE 4		/* alone: cannot be judged while the stream is offloaded */
 
 struct learn_packet {
 	struct pp_address source;
@@ -64,6 +65,7 @@ struct learn_packet {
 	uint16_t seq;			/* RTP only */
 	uint8_t proof;			/* enum learn_proof */
 	uint8_t authentic;		/* enum learn_authentic */
+	uint8_t indexed;		/* would get an index of an SSRC that is there already, under the sink's keys */
 };
 
 struct learn_candidate {
@@ -87,6 +89,7 @@ struct learn {
 	uint8_t rank;			/* enum learn_rank of accept_from */
 	uint8_t confirmed;
 	uint8_t nominated;		/* accept_from has been, by pp_stream_validate() */
+	uint8_t offloaded;		/* see pp_stream_offload() */
 	struct pp_address peer;		/* where signalling says the party is; family 0: unknown */
 	struct pp_address alias;
 	struct pp_address local;	/* our own, never learned as a stranger's */

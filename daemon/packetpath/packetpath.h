@@ -186,6 +186,7 @@ enum pp_event_type {
 	PP_EVENT_STUN = 2,		/* a datagram for us */
 	PP_EVENT_DTLS = 3,
 	PP_EVENT_INDEX = 4,		/* an SRTP index has come far: time to save the call again */
+	PP_EVENT_ELSEWHERE = 5,		/* packets that an offloaded stream cannot judge, see pp_stream_offload() */
 };
 
 struct pp_event {
@@ -229,6 +230,7 @@ int pp_stream_close(struct pp *pp, int64_t id);
 int pp_stream_state(struct pp *pp, int64_t id, struct pp_state *out);
 int pp_stream_sources(struct pp *pp, int64_t id, struct pp_sources *received, struct pp_sources *sent);
 int pp_stream_sync(struct pp *pp, int64_t id, const struct pp_progress *in);
+int pp_stream_offload(struct pp *pp, int64_t id, uint32_t offloaded);
 int64_t pp_stream_adopt(struct pp *pp, uint32_t worker, int fd);
 int pp_stream_resume(struct pp *pp, int64_t id);
 int pp_stream_hold(struct pp *pp, int64_t id);

@@ -129,6 +129,7 @@ static void classify(const struct stream *s, struct packet *p)
 	p->pass = false;
 	p->seen.ssrc = 0;
 	p->seen.seq = 0;
+	p->seen.indexed = false;
 	p->seen.proof = LEARN_PROOF_NONE;
 	p->seen.authentic = LEARN_AUTHENTIC_NO;
 	if (flags & PP_F_OPAQUE) {
@@ -186,6 +187,8 @@ static bool accept_source(struct worker *w, struct stream *s, struct packet *p)
 
 	if (verdict & LEARN_SETTLED)
 		worker_event_confirmed(w, s);
+	if (verdict & LEARN_ELSEWHERE)
+		worker_event_elsewhere(w, s, &p->seen);
 	if (!(verdict & LEARN_RELAY))
 		return false;
 	s->counters.last_packet_ns = p->seen.now_ns;
@@ -265,6 +268,8 @@ static void relay(struct worker *w, struct stream *s, struct packet *p)
 	p->sink = stream_find(&w->table, p->rtcp ? s->rtcp_sink : s->rtp_sink);
 	if (flags & PP_F_SECURE && !secure_unprotect(w, s, p))
 		return;
+	if (s->learn.offloaded)
+		p->seen.indexed = secure_is_indexed(p);
 	if (accept_source(w, s, p))
 		route(w, s, p);
 	else

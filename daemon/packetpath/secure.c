@@ -473,6 +473,20 @@ bool secure_protect(struct worker *worker, struct stream *stream, struct packet 
 }
 
 /**
+ * secure_is_indexed() - does the sink know the SSRC of an RTP packet, and so an index for it?
+ * @packet: classified, with its sink
+ *
+ * Context: worker thread, lock held.
+ */
+bool secure_is_indexed(const struct packet *packet)
+{
+	const struct stream *sink = packet->sink;
+
+	return packet->seen.proof == LEARN_PROOF_RTP && !packet->rtcp && sink && sink->learn.flags & PP_F_SECURE &&
+	       sink->context[SEND] && srtp_knows(sink->context[SEND]->srtp, packet->seen.ssrc);
+}
+
+/**
  * secure_sources() - how far each SSRC of RTP has come in one direction
  * @stream: the stream
  * @direction: whose packets: the party's or ours

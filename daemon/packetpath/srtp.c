@@ -424,6 +424,16 @@ int srtp_is_newest(const struct srtp *srtp)
 }
 
 /**
+ * srtp_knows() - has RTP of an SSRC passed?
+ * @srtp: context
+ * @ssrc: the SSRC
+ */
+int srtp_knows(const struct srtp *srtp, uint32_t ssrc)
+{
+	return rtp_source_find(&srtp->rtp.sources, ssrc) >= 0;
+}
+
+/**
  * srtp_follow() - count as sent what is passed on as it is
  * @srtp: context of the sender, with the same keys
  * @receiver: context that has just verified the packet

@@ -140,6 +140,29 @@ void worker_event_index(struct worker *worker, const struct stream *stream)
 	worker_event(worker, &event);
 }
 
+/**
+ * worker_event_elsewhere() - tell Python that an offloaded stream has to be judged here
+ * @worker: its worker
+ * @stream: the stream
+ * @packet: the packet that cannot be judged
+ *
+ * Once is enough, but an event may be lost: hence once a second, until the stream is taken back.
+ * Context: lock held.
+ */
+void worker_event_elsewhere(struct worker *worker, struct stream *stream, const struct learn_packet *packet)
+{
+	struct pp_event event;
+
+	if (stream->elsewhere_ns && packet->now_ns < stream->elsewhere_ns + NS_PER_S)
+		return;
+	stream->elsewhere_ns = packet->now_ns;
+	event.id = stream->id;
+	event.type = PP_EVENT_ELSEWHERE;
+	event.len = 0;
+	event.source = packet->source;
+	worker_event(worker, &event);
+}
+
 static unsigned int drain(struct backlog *b, struct pp_event *out, unsigned int max)
 {
 	size_t fixed = offsetof(struct pp_event, data);

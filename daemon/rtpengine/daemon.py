@@ -34,7 +34,15 @@ from rtpengine.offload import Offload
 from rtpengine.openser_service import OpenserService
 from rtpengine.operations import Operations
 from rtpengine.operator_commands import When, execute
-from rtpengine.packetpath import DtlsReceived, Event, IndexMoved, PacketPath, SourceConfirmed, StunReceived
+from rtpengine.packetpath import (
+    DtlsReceived,
+    Event,
+    HeardElsewhere,
+    IndexMoved,
+    PacketPath,
+    SourceConfirmed,
+    StunReceived,
+)
 from rtpengine.ports import PortPool
 from rtpengine.reload import Reloader
 from rtpengine.replacement import Replacement
@@ -418,6 +426,9 @@ class Daemon:
                 if self.offload is not None:
                     self.offload.source_confirmed(event.stream, now)
                 self.table.changed(call_id)
+            case HeardElsewhere():
+                if self.offload is not None:
+                    self.offload.heard_elsewhere(event.stream, now)
             case IndexMoved():
                 self.table.changed(call_id)
             case StunReceived():

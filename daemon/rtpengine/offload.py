@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from rtpengine.kernel import Entry, KernelTable
 from rtpengine.media import Endpoint, Progress, Sources, SrtpKeys, StreamConfig, StreamState
 from rtpengine.memory import KernelMemory, StreamMemory
 from rtpengine.packetpath import PacketPath, session_key
-from rtpengine.targets import PENDING, SETTLE_S, End, Target, target_for
+from rtpengine.targets import ELSEWHERE, PENDING, SETTLE_S, End, Target, target_for
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class _Stream:
 
     With ``target`` the kernel forwards what it receives, and ``told`` is how much of that the packet path knows.
     ``growth`` is how many bytes a packet gains there: the kernel counts what arrives, the packet path what is sent.
+    After packets from elsewhere it rests in userspace, longer if that happens again.
     """
 
     local: Endpoint
@@ -51,6 +53,8 @@ class _Stream:
     reason: str = ""
     due: float | None = None
     wait_s: float = 1.0
+    rest_s: float = SETTLE_S
+    rests_until: float = -math.inf
 
 
 class Offload:
@@ -157,6 +161,7 @@ class Offload:
 
     def _changed(self, stream: int, known: _Stream) -> None:
         known.changed = self._now()
+        known.rests_until = -math.inf
         for concerned in {stream, *known.feeders}:
             self._look_at(concerned, known.changed + SETTLE_S)
 
@@ -204,6 +209,7 @@ class Offload:
                 return
             known.target = verdict
             self._in_kernel[known.local.family, known.local.port] = stream
+            self._path.offload(stream, True)
             self._update(stream, known, verdict)
             self._schedule(stream, now + RECHECK_S)
 
@@ -234,7 +240,23 @@ class Offload:
             if other.target is not None:
                 self._consider(concerned, other, now)
             else:
-                self._look_at(concerned, max(now, known.changed + SETTLE_S, other.changed + SETTLE_S))
+                settled = max(known.changed, other.changed) + SETTLE_S
+                self._look_at(concerned, max(now, settled, other.rests_until))
+
+    def heard_elsewhere(self, stream: int, now: float) -> None:
+        """Take a stream back: only here can packets from another source be told from copies of those that have passed.
+
+        It rests here for as long as after signalling, and up to MAX_WAIT_S if that happens again soon.
+        """
+        known = self._streams[stream]
+        if known.target is None:
+            return
+        again = now < known.rests_until + RECHECK_S
+        known.rest_s = min(2 * known.rest_s, MAX_WAIT_S) if again else SETTLE_S
+        known.rests_until = now + known.rest_s
+        self._remove(stream, known, final=False)
+        known.reason = ELSEWHERE
+        self._look_at(stream, known.rests_until)
 
     def tick(self, now: float) -> None:
         """Once a second: take over what the kernel has done, and look at the streams whose time has come."""
@@ -282,6 +304,8 @@ class Offload:
 
     def _verdict(self, known: _Stream, stream: int, now: float) -> Target | str:
         assert known.config is not None
+        if now < known.rests_until:
+            return ELSEWHERE
         here = self._end(stream, known, known.config)
         there = [
             self._end(known.config.rtp_sink, sink, sink.config) for sink in self._sink(known) if sink.config is not None
@@ -305,9 +329,11 @@ class Offload:
         )
 
     def _add(self, stream: int, known: _Stream, target: Target, now: float) -> None:
+        self._path.offload(stream, True)
         try:
             self._replace(target)
         except OSError as error:
+            self._path.offload(stream, False)
             self._stay(stream, known, f"the kernel refuses it: {error.strerror}", now)
             return
         known.target, known.told, known.growth, known.reason = target, _NOTHING, target.growth, ""
@@ -362,6 +388,7 @@ class Offload:
                 _attempt(lambda: self._table.update(target, passing=True))
             _attempt(lambda: self._read(stream, known))
             _attempt(lambda: self._table.remove(known.local))
+            self._path.offload(stream, False)
             log.debug("back in userspace")
         if not final:
             self.note(stream, "taken back from the kernel")

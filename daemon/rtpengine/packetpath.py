@@ -80,7 +80,14 @@ class IndexMoved(NamedTuple):
     stream: int
 
 
-Event = SourceConfirmed | StunReceived | DtlsReceived | IndexMoved
+class HeardElsewhere(NamedTuple):
+    """A packet from ``source`` that cannot be judged before the stream comes back: :meth:`PacketPath.offload`."""
+
+    stream: int
+    source: Endpoint | None
+
+
+Event = SourceConfirmed | StunReceived | DtlsReceived | IndexMoved | HeardElsewhere
 
 
 class Traffic(NamedTuple):
@@ -127,6 +134,8 @@ def _event(event: Any) -> Event:
         return SourceConfirmed(event.id, source)
     if event.type == lib.PP_EVENT_INDEX:
         return IndexMoved(event.id)
+    if event.type == lib.PP_EVENT_ELSEWHERE:
+        return HeardElsewhere(event.id, source)
     assert source is not None
     data = bytes(ffi.buffer(event.data, event.len))
     return (StunReceived if event.type == lib.PP_EVENT_STUN else DtlsReceived)(event.id, source, data)
@@ -283,6 +292,14 @@ class PacketPath:
         """
         pack_progress(self._progress_bytes, progress)
         check(lib.pp_stream_sync(self._pp, stream, self._progress))
+
+    def offload(self, stream: int, offloaded: bool) -> None:
+        """Tell whether the kernel forwards what the accepted source sends: from before it does until that is synced.
+
+        Meanwhile what may be a copy of that, or would take that source's place, is dropped: it is an event.
+        Raise OSError: ENOENT for a closed stream.
+        """
+        check(lib.pp_stream_offload(self._pp, stream, offloaded))
 
     def resume(self, stream: int) -> None:
         """Have a held socket read. Raise OSError: ENOENT for a closed stream."""

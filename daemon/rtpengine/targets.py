@@ -126,9 +126,10 @@ SETTLING = "signalling was just now"
 NO_SOURCE = "the sender is not confirmed"
 NO_DESTINATION = "the receiver is not confirmed"
 NO_SSRC = "no SSRC under these keys yet"
+ELSEWHERE = "packets came from another source"
 MANY_SSRCS = f"more than {MAX_SOURCES} SSRCs"
 
-PENDING = frozenset({SETTLING, NO_SOURCE, NO_DESTINATION, NO_SSRC})
+PENDING = frozenset({SETTLING, NO_SOURCE, NO_DESTINATION, NO_SSRC, ELSEWHERE})
 """Reasons that may vanish without signalling: with time, or with the next packet."""
 
 

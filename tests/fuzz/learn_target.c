@@ -80,7 +80,11 @@ static void check_packet(const struct learn *l, const struct learn *before, cons
 {
 	size_t i;
 
-	REQUIRE(!(verdict & ~(LEARN_RELAY | LEARN_SETTLED)));
+	REQUIRE(verdict == LEARN_ELSEWHERE || !(verdict & ~(LEARN_RELAY | LEARN_SETTLED)));
+	if (l->offloaded)
+		REQUIRE(same(&l->accept_from, &before->accept_from) || !before->confirmed);
+	else
+		REQUIRE(verdict != LEARN_ELSEWHERE);
 	REQUIRE(!(verdict & LEARN_SETTLED) || l->confirmed);
 	for (i = FIRST_NOBODY; i < PLACES; i++)
 		if (same(&p->source, &places[i]))
@@ -93,7 +97,7 @@ static void check_packet(const struct learn *l, const struct learn *before, cons
 		REQUIRE(verdict & LEARN_RELAY && same(&l->send_to, &p->source));
 	if (l->flags & PP_F_ICE)
 		check_ice(l, p, verdict);
-	else if (before->confirmed && l->confirmed && l->peer.family && l->flags & PP_F_STRICT && verdict)
+	else if (before->confirmed && l->confirmed && l->peer.family && l->flags & PP_F_STRICT && verdict & LEARN_RELAY)
 		REQUIRE(same(&p->source, &l->accept_from) || l->mode == PP_LEARN_OFF);
 	if (!same(&l->accept_from, &before->accept_from) && !same(&l->peer, &places[OWN]) &&
 	    !same(&l->alias, &places[OWN]) && l->mode == PP_LEARN_HEURISTIC && l->peer.family)
@@ -111,6 +115,7 @@ static void receive(struct learn *l, struct input *in, uint64_t now_ns)
 	packet.proof = what % 4;
 	packet.authentic = packet.proof ? (what >> 4) % 3 : LEARN_AUTHENTIC_NO;
 	packet.ssrc = what >> 2 & 3;
+	packet.indexed = packet.proof == LEARN_PROOF_RTP && what & 64;
 	packet.seq = what & 128 ? (uint16_t)(l->seq + 1) : take_u16(in);
 	check_packet(l, &before, &packet, learn_packet(l, &packet));
 }
@@ -128,6 +133,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		what = take_u8(&in);
 		/* up to eleven seconds, most steps much less */
 		now_ns += (what & 0x40 ? 700000000ULL : 4000000ULL) * (what & 15);
+		learn.offloaded ^= what >> 4 & 1;
 		if (what & 0x80 && what & 0x20)
 			validate(&learn, &in, now_ns);
 		else if (what & 0x80)

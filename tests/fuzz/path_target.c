@@ -440,8 +440,18 @@ static void drain_events(void)
 
 	REQUIRE(count >= 0);
 	for (i = 0; i < count; i++)
-		REQUIRE(events[i].type >= PP_EVENT_CONFIRMED && events[i].type <= PP_EVENT_INDEX &&
+		REQUIRE(events[i].type >= PP_EVENT_CONFIRMED && events[i].type <= PP_EVENT_ELSEWHERE &&
 			events[i].len <= PP_EVENT_DATA_MAX);
+}
+
+/* Who has proven to be the party; and now and then the kernel begins or ends to forward what it sends. */
+static void prove(const struct party *p)
+{
+	uint8_t place = take_u8(&world.in), how = take_u8(&world.in);
+
+	pp_stream_validate(&pp, p->id, &places[place % PLACES], how & 1);
+	if (how & 2)
+		REQUIRE(pp_stream_offload(&pp, p->id, how & 4) == 0);
 }
 
 static void step(void)
@@ -458,7 +468,7 @@ static void step(void)
 		give_keys(p);
 		break;
 	case 2:
-		pp_stream_validate(&pp, p->id, &places[take_u8(&world.in) % PLACES], take_u8(&world.in) & 1);
+		prove(p);
 		break;
 	case 3:
 		if (take_u8(&world.in) < 128)

@@ -54,7 +54,7 @@ RTCP_ONLY, RTCP_MUX, IS_OPAQUE = lib.PP_F_RTCP_ONLY, lib.PP_F_RTCP_MUX, lib.PP_F
 ICE, SECURE = lib.PP_F_ICE, lib.PP_F_SECURE
 AUTHENTIC, NEWEST = lib.LEARN_AUTHENTIC, lib.LEARN_AUTHENTIC_NEWEST
 
-VERDICTS = {0: "drop", 1: "relay", 3: "settle"}
+VERDICTS = {0: "drop", 1: "relay", 3: "settle", 4: "elsewhere"}
 STANDINGS = {
     lib.LEARN_STANDING_REFUSED: "refused",
     lib.LEARN_STANDING_UNKNOWN: "unknown",
@@ -86,11 +86,13 @@ def name_of(address: Any) -> str | None:
     return next(place for place, where in PLACES.items() if where == (text, address.port))
 
 
-def packet_from(place: str, at: float, seq: int = 0, ssrc: int = 1, proof: int = RTP, authentic: int = 0) -> Any:
+def packet_from(
+    place: str, at: float, seq: int = 0, ssrc: int = 1, proof: int = RTP, authentic: int = 0, indexed: int = 0
+) -> Any:
     """A learn_packet as it arrives at second ``at``."""
     packet = ffi.new("struct learn_packet *")
     packet.now_ns, packet.ssrc, packet.seq = START_NS + int(at * NS), ssrc, seq & 0xFFFF
-    packet.proof, packet.authentic = proof, authentic
+    packet.proof, packet.authentic, packet.indexed = proof, authentic, indexed
     fill(packet.source, place)
     return packet
 

@@ -133,12 +133,16 @@ static void hand_over(struct controller *c, int64_t id)
 	struct pp_progress done = { .packets = 1, .bytes = RTP_LEN };
 	int result;
 
+	result = pp_stream_offload(c->pp, id, true);
+	expect(result == 0 || result == -ENOENT, "offload");
 	result = pp_stream_sources(c->pp, id, &done.received, &done.sent);
 	expect(result == 0 || result == -ENOENT, "sources");
 	if (done.received.count > PP_SOURCES || done.sent.count > PP_SOURCES)
 		return;
 	result = pp_stream_sync(c->pp, id, &done);
 	expect(result == 0 || result == -ENOENT, "sync");
+	result = pp_stream_offload(c->pp, id, false);
+	expect(result == 0 || result == -ENOENT, "back from there");
 }
 
 static void replace(struct controller *c, unsigned int slot)

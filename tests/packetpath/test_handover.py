@@ -5,9 +5,24 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from struct import Struct
+from typing import Any
 
 import pytest
-from learner import NS, SECURE, START_NS, STRICT, Learner
+from learner import (
+    AUTHENTIC,
+    HEURISTIC,
+    ICE,
+    IMMEDIATE,
+    NEWEST,
+    NONE,
+    NS,
+    OFF,
+    RTCP,
+    SECURE,
+    START_NS,
+    STRICT,
+    Learner,
+)
 from media_parties import Party, Relay, eventually, rtp
 from rtpengine._packetpath import ffi, lib
 from secure_parties import CM80, SecureParty, keys
@@ -189,6 +204,53 @@ def test_an_authenticated_source_is_known_exactly() -> None:
     assert learner.learn.seq == 0x64
     forwarded(learner, 80.0, 5)
     assert learner.learn.seq == 0x64
+
+
+def test_nobody_takes_a_place_whose_holder_is_heard_elsewhere(settled: Learner) -> None:
+    """The last second is not known here, or more if Python is late."""
+    settled.learn.offloaded = 1
+    forwarded(settled, 10.0, 300)
+    verdicts = [settled.packet(12.5 + i / 50, "stranger", seq=305 + i) for i in range(3)]
+    assert verdicts == ["drop", "elsewhere", "elsewhere"]
+    assert settled.packet(12.6, "exact", seq=310) == "relay"
+    assert settled.state == ("exact", "exact", True)
+    forwarded(settled, 12.6, 120)
+    settled.learn.offloaded = 0
+    assert settled.packet(12.7, "stranger", seq=308) == "drop"
+    assert settled.packet(14.7, "stranger", seq=440) == "settle"
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode", "more", "verdict"),
+    [
+        (STRICT | SECURE, HEURISTIC, {"authentic": NEWEST}, "elsewhere"),
+        (STRICT | SECURE, HEURISTIC, {"authentic": AUTHENTIC}, "elsewhere"),
+        (STRICT | SECURE, HEURISTIC, {"authentic": NEWEST, "proof": RTCP}, "drop"),
+        (SECURE, IMMEDIATE, {"authentic": NEWEST, "proof": RTCP}, "relay"),
+        (SECURE, IMMEDIATE, {"authentic": NEWEST, "proof": RTCP, "at": 9.0}, "elsewhere"),
+        (SECURE, IMMEDIATE, {"authentic": NEWEST, "proof": NONE}, "relay"),
+        (SECURE, OFF, {"authentic": AUTHENTIC}, "elsewhere"),
+        (0, OFF, {}, "relay"),
+        (0, OFF, {"indexed": 1}, "elsewhere"),
+        (STRICT, OFF, {"indexed": 1}, "drop"),
+        (0, IMMEDIATE, {}, "relay"),
+        (0, IMMEDIATE, {"indexed": 1}, "elsewhere"),
+        (STRICT, IMMEDIATE, {"indexed": 1}, "drop"),
+        (SECURE | ICE, HEURISTIC, {"authentic": NEWEST}, "drop"),
+    ],
+)
+def test_what_cannot_be_judged_while_it_is_forwarded(flags: int, mode: int, more: dict[str, Any], verdict: str) -> None:
+    learner = Learner(flags=flags, mode=mode)
+    if flags & ICE:
+        learner.validate(0, "exact", nominated=True)
+    first = learner.packet(0.1, "exact", seq=4, authentic=NEWEST if flags & SECURE else 0)
+    assert first in ("settle", "relay")
+    before = learner.state
+    learner.learn.offloaded = 1
+    assert learner.packet(**{"at": 0.2, "place": "stranger", "seq": 5, **more}) == verdict
+    assert learner.packet(0.2, "multicast", seq=5, authentic=NEWEST) == "drop"
+    assert learner.state == before
+    assert learner.packet(9.1, "exact", seq=6, authentic=NEWEST if flags & SECURE else 0) == "relay"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rtpengine import offload, targets
 from rtpengine.kernel import KernelTable
 from rtpengine.media import Endpoint
 from rtpengine.offload import Offload
-from rtpengine.packetpath import PacketPath, SourceConfirmed
+from rtpengine.packetpath import Event, HeardElsewhere, PacketPath, SourceConfirmed
 
 ADD, UPDATE, DEL = lib.MEDIAPROXY_ADD, lib.MEDIAPROXY_UPDATE, lib.MEDIAPROXY_DEL
 SETTLED = targets.SETTLE_S
@@ -87,10 +87,15 @@ class Stage:
     def state(self, party: Party) -> Any:
         return self.offload.state(party.stream)
 
+    def take(self, event: Event) -> None:
+        if isinstance(event, SourceConfirmed):
+            self.offload.source_confirmed(event.stream, self.now)
+        elif isinstance(event, HeardElsewhere):
+            self.offload.heard_elsewhere(event.stream, self.now)
+
     def take_events(self) -> None:
         for event in self.path.events():
-            if isinstance(event, SourceConfirmed):
-                self.offload.source_confirmed(event.stream, self.now)
+            self.take(event)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import bencodepy
 import pytest
 from fake_proc import FakeProc
-from media_parties import rtp, udp_socket
+from media_parties import eventually, rtp, udp_socket
 from rtpengine._packetpath import lib
 
 from rtpengine import NOTICE, config
@@ -103,14 +103,14 @@ class Phones:
             sock.connect(("127.0.0.1", port))
         self.ports = {"alice": to_alice, "bob": to_bob}
 
-    def say(self, command: str, sock: Any = None, **more: str) -> dict[bytes, Any]:
-        request: dict[str, Any] = {"command": command, "call-id": "c", "from-tag": "alice", "to-tag": "bob", **more}
+    def say(self, command: str, sock: Any = None, *flags: str) -> dict[bytes, Any]:
+        request: dict[str, Any] = {"command": command, "call-id": "c", "from-tag": "alice", "to-tag": "bob"}
         if command == "offer":
             del request["to-tag"]
         if sock is not None:
             port = sock.getsockname()[1]
             session = "v=0\r\no=u 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
-            request |= {"flags": ["trust-address"], "sdp": f"{session}m=audio {port} RTP/AVP 0\r\n"}
+            request |= {"flags": ["trust-address", *flags], "sdp": f"{session}m=audio {port} RTP/AVP 0\r\n"}
         now = time.monotonic()
         datagram, _ = self.protocol.answer(b"%d" % time.monotonic_ns(), bencodepy.encode(request), "", now, time.time())
         return dict(bencodepy.decode(datagram.partition(b" ")[2]))
@@ -123,6 +123,11 @@ class Phones:
         for one, other in ((self.alice, self.bob), (self.bob, self.alice)):
             one.send(rtp(seq))
             assert other.recv(2048) == rtp(seq)
+
+    def drops(self, tag: str) -> dict[str, int]:
+        (stream,) = (one for one in told(self) if (one["tag"], one["component"]) == (tag, "RTP"))
+        found: dict[str, int] = stream["drops"]
+        return found
 
     def tick(self, ahead_s: float) -> None:
         assert self.daemon.offload is not None
@@ -184,6 +189,25 @@ def test_why_it_is_in_userspace(phones: Phones, caplog: pytest.LogCaptureFixture
     first, second = (side[b"userspace"] for side in phones.sides())
     assert {first, second} == {b"the sender is not confirmed", b"the receiver is not confirmed"}
     assert len(caplog.records) == 2
+
+
+def test_packets_from_elsewhere_bring_it_back(phones: Phones, proc: FakeProc) -> None:
+    phones.say("offer", phones.alice, "media-handover")
+    phones.say("answer", phones.bob, "media-handover")
+    phones.talk(1)
+    phones.tick(4)
+    assert len(proc.tables[3].targets) == 2
+    with udp_socket(4, "127.0.0.9") as elsewhere:
+        for seq in range(5):
+            elsewhere.sendto(rtp(seq, ssrc=9), ("127.0.0.1", phones.ports["alice"]))
+        eventually(lambda: phones.drops("alice") == {"source": 5})
+        phones.tick(1)
+        assert {(side[b"status"], side.get(b"userspace")) for side in phones.sides()} == {
+            (b"in kernel", None),
+            (b"confirmed peer address", b"packets came from another source"),
+        }
+        elsewhere.sendto(rtp(6, ssrc=9), ("127.0.0.1", phones.ports["alice"]))
+        assert phones.bob.recv(2048) == rtp(6, ssrc=9)
 
 
 def test_media_in_the_kernel_keeps_a_call_alive(phones: Phones, proc: FakeProc) -> None:

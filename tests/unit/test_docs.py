@@ -28,6 +28,7 @@ from rtpengine import (
     metrics,
     ng,
     ng_keys,
+    offload,
     openser,
     operations,
     options,
@@ -340,7 +341,10 @@ def test_each_reason_for_userspace_is_explained() -> None:
     told = {value for name, value in vars(targets).items() if name.isupper() and isinstance(value, str)}
     listed = {reason for row in rows(section(MEDIA, "In the kernel")) for reason in re.findall(r"`([^`]+)`", row[0])}
     assert listed == told | {"the kernel module has no ...", "the kernel refuses it: ..."}
-    assert f"A stream goes down {targets.SETTLE_S:.0f} seconds after" in re.sub(r"\s+", " ", MEDIA)
+    text = re.sub(r"\s+", " ", MEDIA)
+    assert f"A stream goes down {targets.SETTLE_S:.0f} seconds after" in text
+    assert f"After {targets.SETTLE_S:.0f} seconds the stream goes down again" in text
+    assert f"it waits up to {offload.MAX_WAIT_S:.0f}." in text
 
 
 def test_each_drop_reason_is_explained() -> None:
