@@ -219,6 +219,26 @@ def test_top_on_a_terminal(told: Daemon, place: Place) -> None:
     ask(told, "terminate", "all")
 
 
+def test_what_a_browser_may_send_is_no_order(lab: Lab, told: Daemon, place: Place) -> None:
+    """The request of a page on this host, which needs no leave from us to be sent."""
+    call = place(told)
+    request = (
+        f"POST / HTTP/1.1\r\nHost: 127.0.0.1:{CTL_PORT}\r\nOrigin: http://evil.example\r\nContent-Length: 14\r\n"
+        "Content-Type: text/plain\r\n\r\nterminate all\n"
+    )
+    with lab.relay.inside(), socket.create_connection(("127.0.0.1", CTL_PORT), DEADLINE_S) as browser:
+        browser.sendall(request.encode())
+        reply = browser.makefile("rb").read()
+    assert json.loads(reply) == {"result": "error", "reason": "this is HTTP, which this port does not speak"}
+    assert ask(told, "list", "numsessions") == {"sessions": 1}
+    assert (
+        "WARNING: [control] closed a connection of 127.0.0.1: this is HTTP, which this port does not speak" in told.log
+    )
+    assert "ordered by 127.0.0.1: terminate all" not in told.log.partition(call.call_id)[2]
+    ask(told, "terminate", "all")
+    assert wait_until(lambda: "NOTICE: [control] ordered by 127.0.0.1: terminate all" in told.log, DEADLINE_S)
+
+
 def test_the_port_is_for_this_host(lab: Lab, told: Daemon) -> None:
     with lab.relay.inside(), socket.socket() as other, pytest.raises(ConnectionRefusedError):
         other.connect((lab.relay.address(4), CTL_PORT))
