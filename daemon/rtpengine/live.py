@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rtpengine import control_cli, control_tcp
@@ -15,7 +15,7 @@ from rtpengine.log import set_level
 from rtpengine.ng_keys import Defaults
 from rtpengine.option_values import Network
 from rtpengine.reload import Apply
-from rtpengine.table import CallTable, Limits
+from rtpengine.table import CallTable
 from rtpengine.web_guard import Guard
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Live:
     def appliers(self) -> dict[str, Apply]:
         """What puts a new value into force, by field of Config."""
         return {
-            "timeout_s": self._set_limits,
-            "silent_timeout_s": self._set_limits,
-            "final_timeout_s": self._set_limits,
+            "timeout_s": lambda config: self._set_limits(timeout_s=config.timeout_s),
+            "silent_timeout_s": lambda config: self._set_limits(silent_timeout_s=config.silent_timeout_s),
+            "final_timeout_s": lambda config: self._set_limits(final_timeout_s=config.final_timeout_s),
             "log_level": lambda config: set_level(config.log_level),
             "max_sessions": lambda config: setattr(self.table.admission, "max_sessions", config.max_sessions),
             "drain_timeout_s": lambda config: None,  # read when a drain begins
@@ -50,9 +50,8 @@ class Live:
             "ice_default": self._set_defaults,
         }
 
-    def _set_limits(self, config: Config) -> None:
-        limits = Limits(config.timeout_s, config.silent_timeout_s, config.final_timeout_s)
-        self.table.set_limits(limits, time.monotonic())
+    def _set_limits(self, **changed: int) -> None:
+        self.table.set_limits(replace(self.table.limits, **changed), time.monotonic())
 
     def _set_access(self, config: Config) -> None:
         self.tcp.allowed = config.control_allow

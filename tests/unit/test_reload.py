@@ -103,6 +103,24 @@ def test_what_was_set_meanwhile_stays(running: Running) -> None:
     assert (running.daemon.table.admission.max_sessions, logging.getLogger().level) == (7, logging.ERROR)
 
 
+@pytest.mark.parametrize(
+    ("said", "limits"),
+    [
+        ("timeout = 22\n", Limits(22, 8, 9)),
+        ("timeout = 50\nsilent-timeout = 22\n", Limits(7, 22, 9)),
+        ("timeout = 50\nfinal-timeout = 22\n", Limits(7, 8, 22)),
+    ],
+)
+def test_a_time_out_that_was_set_meanwhile_stays_though_another_one_changes(
+    running: Running, said: str, limits: Limits
+) -> None:
+    for name, value in (("timeout", "7"), ("silenttimeout", "8"), ("finaltimeout", "9")):
+        running.daemon._operate(["set", name, value], "127.0.0.1")
+    running.write(said)
+    running.daemon.reload()
+    assert running.daemon.table.limits == limits
+
+
 def test_every_live_field_is_one_of_the_configuration(running: Running) -> None:
     live = running.daemon.reloader.live
     assert set(live) <= {field.name for field in fields(Config)}
