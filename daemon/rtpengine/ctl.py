@@ -48,10 +48,14 @@ class Client:
             raise Failure(f"no reply: {error.strerror or error}") from None
         if not line.endswith(b"\n"):
             raise Failure("no reply: the daemon has closed the connection, see --control-allow there")
-        reply = json.loads(line)
-        if reply["result"] != "ok":
-            raise Failure(reply["reason"])
-        return reply["data"]
+        try:
+            reply = json.loads(line)
+            if reply["result"] == "ok":
+                return reply["data"]
+            reason = reply["reason"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise Failure("what answers there is not the port of --listen-cli") from None
+        raise Failure(reason)
 
     def close(self) -> None:
         """Close the connection."""

@@ -133,6 +133,22 @@ def test_top_as_json_is_one_reply(paper: Paper, capsys: Captured) -> None:
     ("reply", "message"),
     [
         (b'{"result": "error", "reason": "Unknown\\u001b call-id"}\n', "Unknown\\x1b call-id"),
+        *[
+            (answer + b"\n", "what answers there is not the port of --listen-cli")
+            for answer in (
+                b"HTTP/1.1 400 Bad Request\r",
+                b"SSH-2.0-x",
+                b"\xff\xfe",
+                b"{}",
+                b"[]",
+                b"5",
+                b"null",
+                b'"result"',
+                b'{"result": "ok"}',
+                b'{"result": "error"}',
+                b"[" * 50_000,
+            )
+        ],
         (b"", "no reply: the daemon has closed the connection, see --control-allow there"),
     ],
 )
