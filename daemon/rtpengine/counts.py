@@ -15,7 +15,7 @@ UNREADABLE = "unreadable"
 
 # How a call has ended, by the reasons that a CallTable gives; a time-out is told apart below.
 ENDS = {"deleted": "terminated"}
-REASONS = ("terminated", "timeout", "silent_timeout", "final_timeout", "offer_timeout")
+REASONS = ("terminated", "timeout", "silent_timeout", "final_timeout", "offer_timeout", "force_terminated")
 
 
 class RequestCounts:

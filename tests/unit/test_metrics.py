@@ -205,6 +205,7 @@ def test_calls(scene: Scene) -> None:
         "silent_timeout": 0,
         "final_timeout": 0,
         "offer_timeout": 0,
+        "force_terminated": 0,
         "rejected": 0,
     }
     assert scene.values("call_duration_avg") == scene.values("call_duration_total") == {"": 3.0}
