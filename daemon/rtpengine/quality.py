@@ -170,13 +170,15 @@ NOTHING = Sample(0.0, 0, 0.0, 0.0, None)
 class Track:
     """What is remembered of one stream: the last SAMPLES intervals, the best and the worst, and sums.
 
-    ``codec`` is None for what is no speech. ``reports`` of the other party have been taken.
+    ``codec`` is None for what is no speech. ``reports`` of the other party have been taken. ``seconds``: how long the
+    last interval was; of the first one that is not known.
     """
 
-    __slots__ = ("_ring", "at", "best", "codec", "counted", "jitter", "mos", "reports", "rtt", "worst")
+    __slots__ = ("_ring", "at", "best", "codec", "counted", "jitter", "mos", "reports", "rtt", "seconds", "worst")
 
     def __init__(self) -> None:
         self.at = 0.0
+        self.seconds = INTERVAL_S
         self.codec: Codec | None = None
         self.counted = Quality()
         self.reports = 0
@@ -195,6 +197,8 @@ class Track:
             delay = delay_ms(far.rtt_ms, max(counted.jitter_ms, far.jitter_ms or 0.0))
             mos = mos_of(r_factor(max(loss, far.loss or 0.0), delay, self.codec))
         sample = Sample(now, packets, loss, counted.jitter_ms, mos)
+        if self.at:
+            self.seconds = now - self.at
         self.at, self.counted = now, counted
         self._remember(sample, far)
         return sample

@@ -73,6 +73,14 @@ class _Flow(NamedTuple):
         latest = NOTHING if self.track is None else self.track.latest
         return None if latest is NOTHING else latest
 
+    @property
+    def rate(self) -> float:
+        """Packets per second that came in the last interval."""
+        latest = self.latest
+        if self.track is None or latest is None:
+            return 0.0
+        return latest.packets * (1 - latest.loss) / self.track.seconds
+
 
 class _Line:
     """What is shown of one call in the list, as JSON; ``version`` is when it was made, of what was known of the call.
@@ -257,7 +265,8 @@ class StatusBoard:
         # Written out, as most of it is plain: there are many lines, and json takes twice as long.
         line.json = (
             f'{line.fixed[:-1]}, "path": "{_path(paths)}", "reason": {_json(reason)}, '
-            f'"marks": {_json(marks) if marks else "[]"}, {_quality(latest)}, "plot": [{", ".join(line.plot)}]}}'
+            f'"marks": {_json(marks) if marks else "[]"}, {_quality(line.flows, latest)}, '
+            f'"plot": [{", ".join(line.plot)}]}}'
         )
 
 
@@ -324,18 +333,15 @@ def _marks(line: _Line, latest: list[Sample | None]) -> list[str]:
     return [ONE_WAY if any(heard) else SILENT]
 
 
-def _quality(latest: list[Sample | None]) -> str:
-    """The worst of what the streams of a call have had in the last interval, as members of a JSON object."""
-    packets, loss, jitter_ms = 0, 0.0, 0.0
-    for sample in latest:
-        if sample is not None and sample.packets:
-            packets += sample.packets
-            loss, jitter_ms = max(loss, sample.loss), max(jitter_ms, sample.jitter_ms)
-    if not packets:
+def _quality(flows: list[_Flow], latest: list[Sample | None]) -> str:
+    """What has come in the last interval, and the worst of what streams have had, as members of a JSON object."""
+    heard = [sample for sample in latest if sample is not None and sample.packets]
+    if not heard:
         return '"rate": 0, "loss": null, "jitter": null, "mos": null'
+    loss, jitter_ms = max(sample.loss for sample in heard), max(sample.jitter_ms for sample in heard)
     return (
-        f'"rate": {round(packets / INTERVAL_S)}, "loss": {round(100 * loss, 2)}, '
-        f'"jitter": {round(jitter_ms, 1)}, "mos": {_score(_lowest(latest))}'
+        f'"rate": {round(sum(flow.rate for flow in flows))}, "loss": {round(100 * loss, 2)}, '
+        f'"jitter": {round(jitter_ms, 1)}, "mos": {_score(_lowest(heard))}'
     )
 
 

@@ -13,7 +13,7 @@ from test_counts import said
 from rtpengine import status
 from rtpengine.call import Call
 from rtpengine.media import Learning, MediaOffer, Quality, Signalling
-from rtpengine.quality import G711, Far, Track
+from rtpengine.quality import G711, INTERVAL_S, Far, Track
 from rtpengine.status import Reading, StatusBoard, Where
 from rtpengine.table import CallTable, Limits
 
@@ -51,9 +51,11 @@ class Scene:
         self.offer(call_id)
         self.answer(call_id)
 
-    def sample(self, call_id: str, *streams: tuple[int, int, float], lost: int = 0) -> None:
+    def sample(
+        self, call_id: str, *streams: tuple[int, int, float], lost: int = 0, seconds: float = INTERVAL_S
+    ) -> None:
         """Let five seconds pass: packets and jitter of streams, by port."""
-        self.now += 5
+        self.now += seconds
         call = self.table.find(call_id)
         call.sampled = self.now
         for _, media, _ in call.medias():
@@ -123,6 +125,14 @@ def test_a_line(scene: Scene) -> None:
         "plot": [line["mos"]],
     }
     assert 4.2 < line["mos"] < 4.5
+
+
+@pytest.mark.parametrize(("seconds", "lost", "rate"), [(5.0, 0, 120), (6.0, 0, 100), (6.0, 60, 80), (6.0, 300, 0)])
+def test_the_rate_is_of_what_came(scene: Scene, seconds: float, lost: int, rate: int) -> None:
+    scene.call()
+    scene.sample("c", (30000, 250, 2.0), (30002, 250, 2.0))
+    scene.sample("c", (30000, 300, 2.0), (30002, 300, 2.0), lost=lost, seconds=seconds)
+    assert scene.line()["rate"] == rate
 
 
 def test_before_the_first_sample(scene: Scene) -> None:
