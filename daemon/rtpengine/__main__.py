@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from rtpengine import NOTICE, config, control, control_cli, control_tcp, fdstore, log, process
+from rtpengine import NOTICE, config, control, control_tcp, fdstore, log, process
 from rtpengine.daemon import Daemon, Origin
 from rtpengine.handover import HandoverError, Predecessor
 from rtpengine.kernel import ROOT, KernelTable, NotLoaded, Unavailable
@@ -113,27 +113,25 @@ def _open_kernel_table(
     return table, notes
 
 
+# All others are of datagrams.
+_BINDERS = {"listen-tcp": control_tcp.bind, "listen-http": control.bind_tcp, "listen-cli": control.bind_tcp}
+
+
 def _bind_controls(options: config.Config, predecessor: Predecessor | None = None) -> dict[str, socket.socket]:
     """The control sockets by option, and those of HTTP and rtpengine-ctl; ``predecessor`` may have them already."""
     sockets = {}
-    binders: dict[str, Callable[[str, int], socket.socket]] = {"listen-tcp": control_tcp.bind}
     wanted = options.listeners
     if options.listen_http is not None:
-        from rtpengine import web  # not before it is wanted: see there
-
         wanted["listen-http"] = options.listen_http
-        binders["listen-http"] = web.bind
     if options.listen_cli is not None:
         wanted["listen-cli"] = options.listen_cli
-        binders["listen-cli"] = control_cli.bind
     for option, (address, port) in wanted.items():
         inherited = None if predecessor is None else predecessor.listener(option, address, port)
         if inherited is not None:
             sockets[option] = inherited
             continue
-        bind = binders.get(option, control.bind)
         try:
-            sockets[option] = bind(address, port)
+            sockets[option] = _BINDERS.get(option, control.bind)(address, port)
         except OSError as error:
             reason = f"cannot listen on {address} port {port}: {error.strerror}"
             raise OptionError(option, reason) from None

@@ -287,13 +287,13 @@ def _check_http(values: Values) -> None:
             raise OptionError(name, "needs --listen-http")
         values[key] = values[key] or ()
     if port is not None and not port.is_loopback and not values["http_allow"]:
-        raise OptionError("listen-http", f"{port.address} is not on loopback, say whom to serve with --http-allow")
+        raise OptionError("listen-http", "the address is not on loopback, say whom to serve with --http-allow")
 
 
 def _check_cli(values: Values) -> None:
     port = values["listen_cli"]
     if port is not None and not port.is_loopback and values["control_allow"] is None:
-        raise OptionError("listen-cli", f"{port.address} is not on loopback, say whom to serve with --control-allow")
+        raise OptionError("listen-cli", "the address is not on loopback, say whom to serve with --control-allow")
 
 
 def _check_redis(values: Values) -> None:

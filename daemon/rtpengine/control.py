@@ -261,3 +261,18 @@ def bind(address: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def bind_tcp(address: str, port: int) -> socket.socket:
+    """A non-blocking TCP socket that does not listen yet, dual-stack on ``::``; OSError if it cannot be had."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        sock.bind((address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # Six bytes for each character of the longest call-id, which JSON may need, and the words around it.
 MAX_LINE = 8_192
 MAX_CONNECTIONS = 32
+BACKLOG = 16
 IDLE_S = 300.0
 # Who does not read a reply for so long is dropped.
 SLOW_S = 10.0
@@ -60,7 +61,7 @@ class Server:
 
     async def listen(self, sock: socket.socket) -> None:
         """Serve on a bound socket, which then belongs to the server."""
-        self._listener = await asyncio.start_server(self._on_connection, sock=sock, limit=MAX_LINE)
+        self._listener = await asyncio.start_server(self._on_connection, sock=sock, limit=MAX_LINE, backlog=BACKLOG)
 
     def close(self) -> None:
         """Stop listening and drop all connections; a second call does nothing."""
@@ -153,12 +154,6 @@ async def _end(writer: asyncio.StreamWriter) -> None:
             await writer.wait_closed()
     except (OSError, TimeoutError):
         writer.transport.abort()
-
-
-def bind(address: str, port: int) -> socket.socket:
-    """A TCP socket for :meth:`Server.listen`, of both families on ``::``; OSError if it cannot be had."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return socket.create_server((address, port), family=family, backlog=16, dualstack_ipv6=address == "::")
 
 
 def _foreign(line: bytes) -> str | None:

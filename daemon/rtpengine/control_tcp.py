@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
 from rtpengine import ProtocolError, openser
+from rtpengine.control import bind_tcp
 from rtpengine.counts import UNREADABLE, RequestCounts
 from rtpengine.log import RateLimited, call_context
 from rtpengine.recognize import name_protocol
@@ -225,12 +226,4 @@ class Server:
 
 def bind(address: str, port: int) -> socket.socket:
     """A TCP socket over IPv4 for :meth:`Server.listen`; OSError if it cannot be had."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setblocking(False)
-        sock.bind(("0.0.0.0" if address == "::" else address, port))  # IPv4 only, says the protocol
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    return bind_tcp("0.0.0.0" if address == "::" else address, port)  # IPv4 only, says the protocol

@@ -313,9 +313,15 @@ def test_what_is_no_32_bit_integer(option: str, text: str, capsys: pytest.Captur
         # HTTP
         *[([f"--listen-http={text}"], "--listen-http: ") for text in ("", "0", "65536", "x", "localhost:80", "::1:5")],
         *[([f"--listen-cli={text}"], "--listen-cli: ") for text in ("", "0", "65536", "x", "::1:5")],
-        (["--listen-cli=0.0.0.0:9900"], "--listen-cli: :: is not on loopback, say whom to serve with --control-allow"),
-        (["--listen-http=0.0.0.0:80"], "--listen-http: :: is not on loopback, say whom to serve with --http-allow"),
-        (["--listen-http=192.0.2.1:80", "--http-name=a"], "--listen-http: 192.0.2.1 is not on loopback, say whom "),
+        (
+            ["--listen-cli=0.0.0.0:9900"],
+            "--listen-cli: the address is not on loopback, say whom to serve with --control-allow",
+        ),
+        (
+            ["--listen-http=0.0.0.0:80"],
+            "--listen-http: the address is not on loopback, say whom to serve with --http-allow",
+        ),
+        (["--listen-http=192.0.2.1:80", "--http-name=a"], "--listen-http: the address is not on loopback, say whom "),
         (["--http-allow=192.0.2.0/24"], "--http-allow: needs --listen-http"),
         (["--http-name=media.example"], "--http-name: needs --listen-http"),
         *[(["--listen-http=80", f"--http-allow={text}"], "--http-allow: ") for text in ("", "x", "10.0.0.0/33")],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -13,7 +15,7 @@ import pytest
 from fakes import TOOLS, FakeTransport
 
 from rtpengine import ProtocolError, ResourceError, ng
-from rtpengine.control import DatagramListener, NgProtocol, ReplyCache, RtpproxyProtocol, bind
+from rtpengine.control import DatagramListener, NgProtocol, ReplyCache, RtpproxyProtocol, bind, bind_tcp
 from rtpengine.counts import UNREADABLE, RequestCounts
 from rtpengine.media import Learning
 from rtpengine.rtpproxy_service import RtpproxyService
@@ -316,3 +318,16 @@ def test_an_update_without_ports_is_an_error() -> None:
     for call in (b"a", b"b"):
         protocol.answer(call, b"U " + call + b" 192.0.2.1 5004 f;1", "192.0.2.9", 1.0, 1.0)
     assert counts.errors == {"192.0.2.9": 1}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::"])
+def test_binding_tcp(address: str) -> None:
+    with bind_tcp(address, 0) as sock:
+        assert sock.getsockname()[0] == address
+        assert not sock.getblocking()
+        sock.listen()
+        with pytest.raises(OSError) as error:
+            bind_tcp(address, sock.getsockname()[1])
+        assert error.value.strerror == os.strerror(errno.EADDRINUSE)
+        with socket.create_connection(("127.0.0.1" if address == "::" else address, sock.getsockname()[1]), 5):
+            pass

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtpengine import ProtocolError, control_cli
+from rtpengine.control import bind_tcp
 from rtpengine.control_cli import MAX_CONNECTIONS, MAX_LINE, Server
 from rtpengine.log import RateLimited
 
@@ -64,7 +65,7 @@ class Wire:
 def on_wire(scenario: Callable[[Wire], Awaitable[None]]) -> None:
     async def main() -> None:
         wire = Wire()
-        await wire.server.listen(control_cli.bind("127.0.0.1", 0))
+        await wire.server.listen(bind_tcp("127.0.0.1", 0))
         try:
             async with asyncio.timeout(4 * PATIENCE_S):
                 await scenario(wire)
@@ -299,10 +300,3 @@ def test_the_end_with_clients_connected() -> None:
             assert await reader.read() == b""
 
     on_wire(scenario)
-
-
-def test_an_address_in_use_and_both_families() -> None:
-    with control_cli.bind("127.0.0.1", 0) as taken, pytest.raises(OSError):
-        control_cli.bind("127.0.0.1", taken.getsockname()[1])
-    with control_cli.bind("::", 0) as both, socket.create_connection(("127.0.0.1", both.getsockname()[1]), 5):
-        pass
