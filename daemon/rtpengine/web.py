@@ -6,6 +6,7 @@ Imported only where ``--listen-http`` asks for it: aiohttp takes a tenth of a se
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import socket
 import time
@@ -87,6 +88,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._received = 0
         self._since: float | None = server.monotonic()
+        self._answered = 0.0
         self._unread = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -124,6 +126,12 @@ class _Connection(asyncio.Protocol):
         """A request has been read and answered; the reply may still have to go out."""
         self._received = 0
         self._since = None
+        self._answered = self._server.monotonic()
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last request was answered, None while there is a request or a reply under way."""
+        return self._answered if self._since is None and not self._transport.get_write_buffer_size() else None
 
     def sweep(self, now: float) -> None:
         """Drop the connection if its client takes too long; to be called each second."""
@@ -220,10 +228,25 @@ class WebServer:
         if not self.guard.admits(source):
             self.refused += 1
             return False
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) >= MAX_CONNECTIONS and not self._make_room():
             self._warnings.warning("closed a connection of %s: there are %d already", source, MAX_CONNECTIONS)
             return False
         self._connections[connection.inner] = connection
+        return True
+
+    def _make_room(self) -> bool:
+        """Drop the connection that has been idle between two requests for longest, if any is."""
+        idle = {
+            connection: since
+            for connection in self._connections.values()
+            if (since := connection.idle_since) is not None
+        }
+        if not idle:
+            return False
+        longest = min(idle, key=idle.__getitem__)
+        # At once, since its end is told of later: meanwhile it must not make room for another one.
+        self.forget(longest)
+        longest.abort()
         return True
 
     def forget(self, connection: _Connection) -> None:
@@ -312,10 +335,12 @@ class WebServer:
         except ProtocolError as error:
             return _text(400, str(error))
         source = (_source(request), 0)
-        reply = self.cache.get(source, cookie)
+        # An address without a port may be many clients, which all count their cookies from 1.
+        request_ = cookie + hashlib.sha256(payload).digest()
+        reply = self.cache.get(source, request_)
         if reply is None:
             reply = ng.serialize(cookie, self._reply(payload, source[0]))
-            self.cache.put(source, cookie, reply)
+            self.cache.put(source, request_, reply)
         return web.Response(body=reply, headers={hdrs.CONTENT_TYPE: NG_TYPE})
 
     async def _post_ng_plain(self, request: web.Request) -> web.Response:
@@ -355,18 +380,3 @@ async def _body(request: web.Request) -> bytes:
 
 def _text(status: int, text: str) -> web.Response:
     return web.Response(status=status, text=f"{text}\n")
-
-
-def bind(address: str, port: int) -> socket.socket:
-    """A TCP socket for :meth:`WebServer.listen`, dual-stack on ``::``; OSError if it cannot be had."""
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setblocking(False)
-        sock.bind((address, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock

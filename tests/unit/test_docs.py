@@ -301,7 +301,7 @@ NUMBERS = [
     (TCP, f"< Version: {rtpengine.__version__} "),
     (HTTP, f"of more than {counts.MAX_CLIENTS} the further ones are `{counts.OTHERS}`"),
     (HTTP, f"the `request` `{counts.UNREADABLE}`"),
-    (HTTP, f"| Connections | {web.MAX_CONNECTIONS} |"),
+    (HTTP, f"| Connections | {web.MAX_CONNECTIONS}; "),
     (HTTP, f"| Body of a request | {web.MAX_BODY} bytes, not"),
     (HTTP, f"what was asked for | {web.REQUEST_S:.0f} seconds without"),
     (HTTP, f"of a connection | {web.KEEP_ALIVE_S:.0f} seconds |"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rtpengine import web
+from rtpengine.control import bind_tcp
 from rtpengine.web import Content, Health, WebServer
 from rtpengine.web_guard import Guard
 
@@ -106,7 +107,7 @@ class Wire:
 @asynccontextmanager
 async def serving(guard: Guard | None = None) -> AsyncIterator[Wire]:
     wire = Wire(guard or Guard())
-    await wire.server.listen(web.bind("127.0.0.1", 0))
+    await wire.server.listen(bind_tcp("127.0.0.1", 0))
     try:
         yield wire
     finally:
@@ -196,6 +197,11 @@ def test_ng() -> None:
         wire.server.cache.rotate()
         wire.server.cache.rotate()
         assert (await wire.ask("POST /ng", NG, b"17 d7:command4:pinge"))[1] != body
+        seen = len(wire.ng.seen)
+        head, body = await wire.ask("POST /ng", NG, b"17 d7:command4:liste")
+        assert body.startswith(b"17 ") and wire.ng.seen[seen:] == [(b"d7:command4:liste", "127.0.0.1")]
+        assert (await wire.ask("POST /ng", NG, b"17 d7:command4:liste"))[1] == body
+        assert len(wire.ng.seen) == seen + 1
         assert (await wire.ask("POST /ng", NG, b"no-cookie"))[1] == b"No cookie in message\n"
 
     run(scenario)
@@ -462,6 +468,55 @@ def test_too_many_clients(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
     assert [r.message for r in caplog.records] == ["closed a connection of 127.0.0.1: there are 3 already"]
 
 
+def test_who_is_idle_makes_room(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The longest first, and each once, though many come before the end of one is noticed."""
+    monkeypatch.setattr(web, "MAX_CONNECTIONS", 4)
+
+    async def scenario(wire: Wire) -> None:
+        kept = []
+        for number in range(3):
+            reader, writer = await wire.connect()
+            kept.append((reader, writer))
+            wire.now = 1000.0 + (2, 0, 1)[number]
+            writer.write(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readuntil(b"pong")).startswith(b"HTTP/1.1 200")
+        busy = await wire.connect()
+        busy[1].write(b"GET /ping HTTP/1.1\r\n")
+        while len(wire.server._connections) < 4:
+            await asyncio.sleep(0)
+        newcomers = [await wire.connect() for _ in range(2)]
+        for number in (1, 2):
+            assert await _end(kept[number][0]) == b""
+        for reader, writer in (kept[0], *newcomers):
+            writer.write(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readuntil(b"pong")).startswith(b"HTTP/1.1 200")
+        busy[1].write(b"Host: localhost\r\n\r\n")
+        assert (await busy[0].readuntil(b"pong")).startswith(b"HTTP/1.1 200")
+        assert len(wire.server._connections) == 4
+        for _, writer in (*kept, busy, *newcomers):
+            writer.close()
+
+    run(scenario)
+    assert caplog.records == []
+
+
+def test_nobody_makes_room_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MAX_CONNECTIONS", 1)
+
+    async def scenario(wire: Wire) -> None:
+        reader, writer = await wire.connect()
+        writer.write(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"pong")
+        newcomers = [web._Connection(wire.server, asyncio.Protocol()) for _ in range(2)]
+        assert [wire.server.admit(newcomer, "127.0.0.1") for newcomer in newcomers] == [True, False]
+        assert list(wire.server._connections.values()) == newcomers[:1]
+        wire.server.forget(newcomers[0])
+        assert await _end(reader) == b""
+        writer.close()
+
+    run(scenario)
+
+
 def test_the_end_drops_everybody() -> None:
     async def main() -> None:
         async with serving() as wire:
@@ -476,13 +531,3 @@ def test_the_end_drops_everybody() -> None:
         await wire.server.close()
 
     asyncio.run(main())
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::"])
-def test_binding(address: str) -> None:
-    with web.bind(address, 0) as sock:
-        assert sock.getsockname()[0] == address
-        assert not sock.getblocking()
-        with pytest.raises(OSError, match="in use"):
-            sock.listen()
-            web.bind(address, sock.getsockname()[1])
