@@ -3,13 +3,15 @@
 Everything blocks, for at most a few seconds, and is for one thread at a time. All keys begin with ``rtpengine:`` and
 the name of the instance, and no other key is ever touched::
 
-    rtpengine:INSTANCE:owner        string   who writes: the token of the daemon that was started last
+    rtpengine:INSTANCE:owner        string   who writes: TIME:TOKEN of the daemon that was started last, TIME being when
     rtpengine:INSTANCE:calls        set      call-ids
     rtpengine:INSTANCE:call:CALLID  string   the snapshot of a call
 """
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -31,6 +33,9 @@ _REPLICA, _LOADING = "it is a replica, not the master", "it is still loading its
 PASSING = (_REPLICA, _LOADING)
 """Reasons that pass by themselves in a while."""
 
+CUT = "the connection was cut"
+"""The reason that says nothing about how Redis is now."""
+
 _AT_ONCE = 500
 _T = TypeVar("_T")
 
@@ -43,8 +48,15 @@ class Taken(StoreError):
     """Another daemon writes under the same instance, which it has been told to take over."""
 
 
+class _Cut(redis.ConnectionError):
+    """The connection that a client had is gone."""
+
+
 def client(server: Server) -> Any:
-    """A client for the server, which connects at its first command. Raise redis.RedisError where Sentinel fails."""
+    """A client for the server, which connects at its first command, and never again: see _connects_once.
+
+    Raise redis.RedisError where Sentinel fails.
+    """
     common: dict[str, Any] = {
         "username": server.user,
         "password": server.password,
@@ -58,22 +70,45 @@ def client(server: Server) -> Any:
         new_sentinel: Any = Sentinel
         sentinel = new_sentinel([tuple(one) for one in server.sentinels], sentinel_kwargs=dict(common))
         host, port = sentinel.discover_master(server.name)
+        common["redis_connect_func"] = _connects_once()
         return redis.Redis(host=host, port=port, db=server.database, **common)
+    common["redis_connect_func"] = _connects_once()
     if not server.address.port:
         return redis.Redis(unix_socket_path=server.address.host, db=server.database, **common)
     return redis.Redis(host=server.address.host, port=server.address.port, db=server.database, **common)
 
 
+def _connects_once() -> Callable[[Any], None]:
+    """For a client that is not to connect again in silence, as the library's pool does before a command.
+
+    What answers then may be a server that was restarted, or another one: with data, but not with all that was written.
+    """
+    count = 0
+
+    def connected(connection: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise _Cut
+        connection.on_connect()
+
+    return connected
+
+
 class Store:
     """The calls of one instance.
 
-    ``token`` names this process, and nobody else ever. ``connect`` makes a client. All methods raise StoreError.
+    ``token`` names this process, and nobody else ever. ``connect`` makes a client. ``now`` is Unix time, in seconds.
+    All methods raise StoreError.
     """
 
-    def __init__(self, connect: Callable[[], Any], instance: str, token: str) -> None:
+    def __init__(
+        self, connect: Callable[[], Any], instance: str, token: str, now: Callable[[], float] = time.time
+    ) -> None:
         self._connect = connect
         self._redis: Any = None
-        self._token = token.encode()
+        self._now = now
+        self._token, self._since, self._me = token, 0, b""
         prefix = f"{PREFIX}:{instance}".encode()
         self._owner, self._calls, self._call = prefix + b":owner", prefix + b":calls", prefix + b":call:"
 
@@ -84,18 +119,40 @@ class Store:
     def _take(self) -> bool:
         self._remove_unless(self._owner, b"string")
         former = self._redis.get(self._owner)
-        self._redis.set(self._owner, self._token, ex=EXPIRY_S)
-        return former not in (None, self._token)
+        if not former or former != self._me:
+            # Later than the former one by any clock.
+            self._since = max(int(self._now()), _since(former) + 1)
+            self._me = f"{self._since}:{self._token}".encode()
+        self._redis.set(self._owner, self._me, ex=EXPIRY_S)
+        return former not in (None, self._me)
 
     def check(self) -> None:
         """Raise StoreError unless everything that was written is still there, and nobody else writes."""
-        self._run(lambda: self._judge(self._redis.get(self._owner)))
+        self._run(self._check)
+
+    def _check(self) -> None:
+        # One that has become a replica lets read all the same.
+        self._require_master()
+        self._judge(self._redis.get(self._owner))
+
+    def _require_master(self) -> None:
+        if self._redis.info("replication").get("role") != "master":
+            raise StoreError(_REPLICA)
 
     def _judge(self, owner: bytes | None) -> None:
+        loss = self._loss(owner)
+        if loss:
+            raise StoreError(loss)
+
+    def _loss(self, owner: bytes | None) -> str:
+        """What has become of our data, if it is not there; raise Taken if somebody else writes."""
         if owner is None:
-            raise StoreError("its data is gone")
-        if owner != self._token:
-            raise Taken("another daemon has taken the instance over")
+            return "its data is gone"
+        if owner == self._me:
+            return ""
+        if 0 < _since(owner) < self._since:
+            return "its data is from an earlier time"
+        raise Taken("another daemon has taken the instance over")
 
     def go_on(self) -> set[str]:
         """After it was away: the calls that are there. Raise Taken if somebody else writes now."""
@@ -103,11 +160,8 @@ class Store:
 
     def _go_on(self) -> set[str]:
         found = self._call_ids()
-        owner = self._redis.get(self._owner)
-        if owner is None:
-            self._redis.set(self._owner, self._token, ex=EXPIRY_S)
-        else:
-            self._judge(owner)
+        if self._loss(self._redis.get(self._owner)):
+            self._redis.set(self._owner, self._me, ex=EXPIRY_S)
         return found
 
     def call_ids(self) -> set[str]:
@@ -136,7 +190,7 @@ class Store:
             pipe.watch(self._owner)
             self._judge(pipe.get(self._owner))
             pipe.multi()
-            pipe.set(self._owner, self._token, ex=EXPIRY_S)
+            pipe.set(self._owner, self._me, ex=EXPIRY_S)
             for call_id, snapshot in snapshots.items():
                 pipe.set(self._key(call_id), snapshot, ex=EXPIRY_S)
             if snapshots:
@@ -175,9 +229,7 @@ class Store:
         try:
             if self._redis is None:
                 self._redis = self._connect()
-                role = self._redis.info("replication").get("role")
-                if role != "master":
-                    raise StoreError(_REPLICA)
+                self._require_master()
             return action()
         except (redis.RedisError, OSError, StoreError) as error:
             self.close()
@@ -190,6 +242,15 @@ def _bytes(text: str) -> bytes:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
+
+
+_OWNER = re.compile(rb"([0-9]{1,18}):[^:]+")
+
+
+def _since(owner: bytes | None) -> int:
+    """Since when an owner is one; 0 if there is none, or one that does not tell."""
+    match = _OWNER.fullmatch(owner or b"")
+    return int(match[1]) if match else 0
 
 
 # What servers say when they refuse something, as far as the library leaves it, and what it comes to.
@@ -218,6 +279,8 @@ def _reason(error: Exception) -> str:
         return _ANSWERS["NOAUTH " if "required" in text else "WRONGPASS "]
     if isinstance(error, redis.WatchError):
         return "another daemon has just written to it"
+    if isinstance(error, _Cut):
+        return CUT
     if isinstance(error, redis.TimeoutError):
         return f"no answer within {ANSWER_S:.0f} s"
     if isinstance(error, (redis.ConnectionError, OSError)):

@@ -80,6 +80,63 @@ def test_away_or_frozen(launch: Start, redis: RedisServer, place: Call, fault: s
     assert "Traceback" not in daemon.log
 
 
+def test_restarted_at_once_with_older_data(launch: Start, redis: RedisServer, place: Call) -> None:
+    """As from a snapshot, the appended file of the last second but one, or a replica that was behind."""
+    daemon = launch(*OPTIONS)
+    ended = place(daemon)
+    assert stored(redis, 1)
+    redis.command("SAVE")
+    kept = place(daemon)
+    assert stored(redis, 2)
+    ended.delete()
+    assert stored(redis, 1)
+    settled(redis)
+    redis.stop()
+    redis.start()
+    assert wait_until(lambda: redis.keys("rtpengine:one:call:*") == {f"rtpengine:one:call:{kept.call_id}"}, 20)
+    assert logged(daemon, "stores calls again, 1 of them")
+    settled(redis)
+    daemon.process.kill()
+    daemon.process.wait(10)
+    second = launch(*OPTIONS)
+    assert "1 of 1 calls restored" in second.log
+    kept.ng = second.ng
+    both_ways(kept)
+    assert second.stop() == 0
+    assert "Traceback" not in daemon.log + second.log
+
+
+def test_older_data_of_the_daemon_before(launch: Start, redis: RedisServer, place: Call) -> None:
+    """Whose token is in there, which does not make it the one that was started last."""
+    first = launch(*OPTIONS)
+    assert wait_until(lambda: redis.keys("rtpengine:one:owner"), 20)
+    redis.command("SAVE")
+    assert first.stop() == 0
+    second = launch(*OPTIONS)
+    place(second)
+    assert stored(redis, 1)
+    settled(redis)
+    redis.stop()
+    redis.start()
+    assert logged(second, "stores calls again, 1 of them")
+    assert stored(redis, 1)
+    assert second.stop() == 0
+    assert "taken" not in second.log
+
+
+def test_connections_that_are_cut(launch: Start, redis: RedisServer, place: Call) -> None:
+    daemon = launch(*OPTIONS)
+    call = place(daemon)
+    assert stored(redis, 1)
+    settled(redis)
+    redis.command("DEL", f"rtpengine:one:call:{call.call_id}")
+    redis.command("CLIENT", "KILL", "TYPE", "normal")
+    assert logged(daemon, f"{NAME} does not store calls: the connection was cut")
+    assert stored(redis, 1)
+    assert logged(daemon, "stores calls again, 1 of them")
+    assert daemon.stop() == 0
+
+
 def test_full_and_with_room_again(launch: Start, redis: RedisServer, place: Call) -> None:
     daemon = launch(*OPTIONS)
     first = place(daemon)

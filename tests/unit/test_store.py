@@ -158,6 +158,51 @@ def test_a_replica_is_no_use(client: Client, calls: Store) -> None:
         calls.check()
     client.role = "master"
     calls.check()
+    client.role = "slave"
+    with pytest.raises(StoreError, match="it is a replica"):
+        calls.check()
+
+
+def test_data_from_an_earlier_time(client: Client) -> None:
+    """Of a backup, or of a replica that was behind: that somebody else wrote then does not count."""
+    owner = b"rtpengine:one:owner"
+    former, calls = (Store(lambda: client, "one", token, lambda: 100.0) for token in ("a", "b"))
+    assert not former.take()
+    old = client.data[owner]
+    assert calls.take()
+    assert [old, client.data[owner]] == [b"100:a", b"101:b"], "later by whatever clock"
+    for action in (lambda: calls.write({"a": b"1"}, []), calls.check):
+        client.data[owner] = old
+        with pytest.raises(StoreError, match="its data is from an earlier time") as caught:
+            action()
+        assert not isinstance(caught.value, Taken)
+    assert calls.go_on() == set()
+    calls.check()
+    with pytest.raises(Taken):
+        former.check()
+
+
+@pytest.mark.parametrize("owner", [b"somebody", b"x:y", b"0123456789abcdef"])
+def test_owners_that_do_not_say_since_when(client: Client, calls: Store, owner: bytes) -> None:
+    client.data[b"rtpengine:one:owner"] = owner
+    with pytest.raises(Taken):
+        calls.go_on()
+
+
+def test_a_client_connects_once() -> None:
+    class Connection:
+        count = 0
+
+        def on_connect(self) -> None:
+            self.count += 1
+
+    for server in (Server(0, Address("::1", 1)), Server(1, Address("/run/x", 0))):
+        connected = store.client(server).connection_pool.connection_kwargs["redis_connect_func"]
+        connection = Connection()
+        connected(connection)
+        with pytest.raises(redis.ConnectionError):
+            connected(connection)
+        assert connection.count == 1, "nothing is said to a server that may be another one"
 
 
 def test_a_broken_connection_is_made_anew(client: Client, calls: Store) -> None:
@@ -166,8 +211,9 @@ def test_a_broken_connection_is_made_anew(client: Client, calls: Store) -> None:
     with pytest.raises(StoreError):
         calls.check()
     client.failing.clear()
+    client.log.clear()
     calls.check()
-    assert client.log.count("info") == 1
+    assert client.log == ["info", "info", "get"], "a new one is asked for its role too"
     calls.close()
     calls.close()
 
@@ -184,6 +230,7 @@ ERRORS = [
     (redis.WatchError("Watched variable changed."), "another daemon has just written to it"),
     (redis.TimeoutError("Timeout reading from socket"), "no answer within 2 s"),
     (redis.ConnectionError("Error 111 connecting"), "it cannot be reached"),
+    (store._Cut(), "the connection was cut"),
     (OSError(111, "Connection refused"), "it cannot be reached"),
     (MasterNotFoundError("No master found for 'x'"), "it cannot be reached"),
     (redis.ResponseError("Command # 1 (SET x secret) of pipeline caused error: ERR odd"), "it says 'ERR odd'"),
@@ -202,6 +249,7 @@ def test_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     class Sentinel:
         def __init__(self, sentinels: list[tuple[str, int]], sentinel_kwargs: dict[str, Any]) -> None:
             assert sentinels == [("192.0.2.1", 26379)] and sentinel_kwargs["password"] == "p"
+            assert "redis_connect_func" not in sentinel_kwargs
 
         def discover_master(self, name: str) -> tuple[str, int]:
             assert name == "calls"
@@ -211,6 +259,7 @@ def test_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     found = store.client(Server(3, None, (Address("192.0.2.1", 26379),), "calls", "u", "p"))
     about = found.connection_pool.connection_kwargs
     assert (about["host"], about["port"], about["db"]) == ("192.0.2.7", 6380, 3)
+    assert about["redis_connect_func"] is not None
     assert (about["username"], about["password"], about["socket_timeout"]) == ("u", "p", store.ANSWER_S)
     plain = store.client(Server(0, Address("::1", 1))).connection_pool.connection_kwargs
     assert (plain["host"], plain["port"], plain["username"]) == ("::1", 1, None)

@@ -1,4 +1,4 @@
-"""Debian's redis-server as a child process on one of the hosts, with nothing on disk."""
+"""Debian's redis-server as a child process on one of the hosts, with nothing on disk but what SAVE puts there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
-        """Start it, empty."""
+        """Start it, empty or with what it had at the last SAVE."""
         with self.log_file.open("ab") as log, self.host.inside():
             self.process = subprocess.Popen(self.command_line, stdout=log, stderr=log)
         assert wait_until(self._answers, 10), self.log_file.read_text()
@@ -51,7 +51,7 @@ class RedisServer:
             return False
 
     def stop(self) -> None:
-        """End it; nothing that it had is kept."""
+        """End it; nothing is kept that it had after the last SAVE."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
         self.process.kill()
