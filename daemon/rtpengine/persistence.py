@@ -2,7 +2,8 @@
 
 Calls that change are noted here and written soon afterwards, a few at a time: made plain on the loop, sent by a thread
 of its own. While Redis is away nothing is noted; when it returns all calls are written once, and those that have ended
-meanwhile are forgotten. What waits is never more than the call-ids.
+meanwhile are forgotten. A connection that was cut counts as that: what answers next may have older data. What waits is
+never more than the call-ids.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import gc
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from rtpengine import NOTICE
@@ -21,7 +24,7 @@ from rtpengine.config import Config
 from rtpengine.log import call_context
 from rtpengine.snapshot import Restorer, SnapshotError
 from rtpengine.snapshot_json import restore, serialize
-from rtpengine.store import PASSING, Store, StoreError, Taken, client
+from rtpengine.store import CUT, PASSING, Store, StoreError, Taken, client
 from rtpengine.table import CallTable
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,9 @@ START_S, PATIENCE_S = 3.0, 10.0
 
 CLOSE_S = 3.0
 
+OVER_MOST = 100_000
+"""So many ended calls are remembered at most while calls have yet to be restored; those that ended last."""
+
 _LOAD_AT_ONCE = 256
 _T = TypeVar("_T")
 
@@ -61,10 +67,14 @@ class Persistence:
         self._restorer = restorer
         self._thread = ThreadPoolExecutor(1, "redis")
         self._changed: dict[str, None] = {}
+        self._renewals: dict[str, None] = {}
         self._ended: set[str] = set()
         self._refused: set[str] = set()
+        self._over: OrderedDict[str, None] = OrderedDict()
+        self._renew_at = 0.0
         self._wake = asyncio.Event()
         self._noting = False
+        self._is_writing = False
         self._is_restored = False
         self._owns = False
         self._is_taken = False
@@ -74,44 +84,68 @@ class Persistence:
     @property
     def state(self) -> str:
         """``in step``, ``behind``, or why nothing is stored now."""
-        return self._trouble or ("behind" if self._changed or self._ended or not self._noting else "in step")
+        is_behind = self._waiting or self._is_writing or not self._noting
+        return self._trouble or ("behind" if is_behind else "in step")
+
+    @property
+    def _waiting(self) -> int:
+        """How many calls are to be written or forgotten."""
+        return len(self._changed) + len(self._renewals) + len(self._ended)
 
     # What happens to calls
 
     def changed(self, call_id: str) -> None:
         """A call is new, or is to be stored as it is now."""
         if self._noting:
+            # It may have the call-id of one that has just ended.
+            self._ended.discard(call_id)
+            self._renewals.pop(call_id, None)
             self._changed[call_id] = None
             self._wake.set()
 
     def ended(self, call_id: str) -> None:
         """A call is over."""
+        # One with its call-id was here after all.
+        self._refused.discard(call_id)
         if self._noting:
             self._changed.pop(call_id, None)
+            self._renewals.pop(call_id, None)
             self._ended.add(call_id)
             self._wake.set()
+        elif not self._is_restored:
+            self._over[call_id] = None
+            if len(self._over) > OVER_MOST:
+                self._over.popitem(last=False)
 
     def renew(self) -> None:
-        """Write everything again before it expires."""
-        for call in self._table:
-            self.changed(call.call_id)
+        """Write everything again before it expires; what changes does not wait for that."""
+        self._renew_at = time.monotonic() + RENEWAL_S
+        self._renewals = {call.call_id: None for call in self._table if call.call_id not in self._changed}
+        # Without calls it is the owner's key that is renewed.
+        self._wake.set()
 
     # Start and end
 
     async def start(self, *, restores: bool = True) -> None:
         """Restore the calls that are stored, before anything else can begin; then keep in step.
 
-        ``restores`` false: all calls are here already, from another process, and no other is to be restored.
         Without Redis the daemon starts as well, and restores them when it returns, as far as ports are still free.
+        ``restores`` false: all calls are here already, from another process, and no other is to be restored, so that
+        there is nothing to wait for.
         """
         self._is_restored = not restores
+        if restores:
+            await self._begin()
+        first_wait = FIRST_WAIT_S if restores else 0.0
+        self._task = asyncio.get_running_loop().create_task(self._keep_in_step(first_wait))
+
+    async def _begin(self) -> None:
         began = time.monotonic()
         while not await self._reconcile():
             waited = time.monotonic() - began
-            if waited > (PATIENCE_S if self._trouble in PASSING else START_S):
+            if self._is_taken or waited > (PATIENCE_S if self._trouble in PASSING else START_S):
                 break
             await asyncio.sleep(FIRST_WAIT_S)
-        self._task = asyncio.get_running_loop().create_task(self._keep_in_step())
 
     async def close(self) -> None:
         """Write what is left, unless Redis takes too long, and stop."""
@@ -120,25 +154,29 @@ class Persistence:
             await asyncio.gather(self._task, return_exceptions=True)
         try:
             async with asyncio.timeout(CLOSE_S):
-                while self._noting and (self._changed or self._ended):
+                if not self._noting and self._is_restored and self._trouble in ("", CUT):
+                    # Redis is not known to be away, and whoever starts next is not to find what has ended.
+                    await self._reconcile()
+                while self._noting and self._waiting:
                     await self._flush()
         except TimeoutError:
-            log.warning("%s is too slow: the last changes of %d calls are not stored", self._name, len(self._changed))
+            log.warning("%s is too slow: the last changes of %d calls are not stored", self._name, self._waiting)
         self._noting = False
         self._thread.submit(self._store.close)
         self._thread.shutdown(wait=False)
 
     # In step
 
-    async def _keep_in_step(self) -> None:
-        wait = FIRST_WAIT_S
+    async def _keep_in_step(self, wait: float) -> None:
         while not self._is_taken:
             try:
                 if not self._noting:
                     await asyncio.sleep(wait)
-                    wait = min(2 * wait, LAST_WAIT_S)
+                    wait = min(max(2 * wait, FIRST_WAIT_S), LAST_WAIT_S)
                     if not await self._reconcile():
                         continue
+                if time.monotonic() >= self._renew_at:
+                    self.renew()
                 if await self._something_to_do() and await self._flush():
                     wait = FIRST_WAIT_S
             except Exception:
@@ -159,22 +197,36 @@ class Persistence:
     async def _flush(self) -> bool:
         """Write the calls whose turn it is; return whether that went well."""
         snapshots: dict[str, bytes] = {}
-        for call_id in list(self._changed)[:AT_ONCE]:
-            del self._changed[call_id]
+        for call_id in self._next():
             data = self._dumped(call_id)
             if data is not None:
                 snapshots[call_id] = data
         ended, self._ended = self._ended, set()
-        if not self._changed:
+        if not self._waiting:
             self._wake.clear()
-        if not snapshots and not ended:
-            return True
-        if not await self._do(lambda: self._store.write(snapshots, ended)):
-            return False
-        if not self._changed and self._trouble:
+        self._is_writing = True
+        try:
+            if not await self._do(lambda: self._store.write(snapshots, ended)):
+                return False
+        except asyncio.CancelledError:
+            # Nobody knows whether it was written; twice does no harm.
+            self._changed = dict.fromkeys(snapshots.keys() - self._ended) | self._changed
+            self._ended |= ended - self._changed.keys()
+            raise
+        finally:
+            self._is_writing = False
+        if not self._waiting and self._trouble:
             log.log(NOTICE, "%s stores calls again, %d of them", self._name, len(self._table))
             self._trouble = ""
         return True
+
+    def _next(self) -> list[str]:
+        found = list(islice(self._changed, AT_ONCE))
+        found += islice(self._renewals, AT_ONCE - len(found))
+        for call_id in found:
+            self._changed.pop(call_id, None)
+            self._renewals.pop(call_id, None)
+        return found
 
     def _dumped(self, call_id: str) -> bytes | None:
         if call_id not in self._table:
@@ -203,6 +255,7 @@ class Persistence:
     def _lose_step(self, reason: str) -> None:
         self._noting = False
         self._changed.clear()
+        self._renewals.clear()
         self._ended.clear()
         self._wake.clear()
         if reason != self._trouble:
@@ -256,13 +309,14 @@ class Persistence:
             if collecting:
                 gc.enable()
         self._is_restored = True
+        self._over.clear()
         if count or self._refused:
             took = time.monotonic() - began
             log.log(NOTICE, "%s: %d of %d calls restored in %.1f s", self._name, count, len(call_ids), took)
         return True
 
     def _restored(self, call_id: str, data: bytes) -> bool:
-        if call_id in self._table:
+        if call_id in self._table or call_id in self._over:
             return False
         with call_context(call_id):
             try:
