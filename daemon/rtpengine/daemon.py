@@ -302,6 +302,8 @@ class Daemon:
         self._awaited_until = 0.0
         if done:
             self._handed_over = True
+            if self.persistence is not None:
+                self.persistence.leave()
             self._stop_serving()
             self._stop.set()
 

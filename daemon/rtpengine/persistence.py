@@ -165,6 +165,13 @@ class Persistence:
         self._thread.submit(self._store.close)
         self._thread.shutdown(wait=False)
 
+    def leave(self) -> None:
+        """Write nothing any more: another process goes on with the calls, and may be writing already."""
+        self._store.leave()
+        self._noting, self._trouble = False, "a successor stores the calls"
+        if self._task is not None:
+            self._task.cancel()
+
     # In step
 
     async def _keep_in_step(self, wait: float) -> None:

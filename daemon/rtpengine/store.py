@@ -109,6 +109,7 @@ class Store:
         self._redis: Any = None
         self._now = now
         self._token, self._since, self._me = token, 0, b""
+        self._has_left = False
         prefix = f"{PREFIX}:{instance}".encode()
         self._owner, self._calls, self._call = prefix + b":owner", prefix + b":calls", prefix + b":call:"
 
@@ -116,14 +117,24 @@ class Store:
         """Be the one that writes from now on; return whether another one was before, which will notice."""
         return self._run(self._take)
 
+    def leave(self) -> None:
+        """Not take it any more, as a successor does now; for any thread, also while another method runs."""
+        self._has_left = True
+
     def _take(self) -> bool:
         self._remove_unless(self._owner, b"string")
-        former = self._redis.get(self._owner)
-        if not former or former != self._me:
-            # Later than the former one by any clock.
-            self._since = max(int(self._now()), _since(former) + 1)
-            self._me = f"{self._since}:{self._token}".encode()
-        self._redis.set(self._owner, self._me, ex=EXPIRY_S)
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.watch(self._owner)
+            former = pipe.get(self._owner)
+            if self._has_left:
+                raise Taken("a successor goes on with the calls")
+            if not former or former != self._me:
+                # Later than the former one by any clock.
+                self._since = max(int(self._now()), _since(former) + 1)
+                self._me = f"{self._since}:{self._token}".encode()
+            pipe.multi()
+            pipe.set(self._owner, self._me, ex=EXPIRY_S)
+            pipe.execute()
         return former not in (None, self._me)
 
     def check(self) -> None:

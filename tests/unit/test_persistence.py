@@ -31,6 +31,7 @@ class Paper:
         self.refused: Exception | None = None
         self.writes: list[tuple[set[str], set[str]]] = []
         self.takes = self.checks = self.closed = 0
+        self.left = False
 
     def _run(self) -> None:
         if self.trouble is not None:
@@ -40,6 +41,9 @@ class Paper:
         self._run()
         self.takes += 1
         return False
+
+    def leave(self) -> None:
+        self.left = True
 
     def check(self) -> None:
         self.checks += 1
@@ -193,6 +197,21 @@ def test_what_is_left_is_written_at_the_end() -> None:
             stage.offer(f"c{number}")
 
     assert len(run(scene).paper.calls) == 40
+
+
+def test_who_has_left_writes_nothing() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.kept.start()
+        stage.offer("c")
+        stage.kept.leave()
+        await asyncio.gather(stage.kept._task, return_exceptions=True)  # type: ignore[arg-type]
+        stage.offer("d")
+        stage.kept.ended("d")
+        # Nothing is wanted of the thread that could come late.
+        await asyncio.get_running_loop().run_in_executor(stage.kept._thread, lambda: None)
+        assert stage.paper.calls == {} and stage.paper.left
+
+    assert run(scene).paper.calls == {}
 
 
 def test_what_was_about_to_be_written_at_the_end() -> None:

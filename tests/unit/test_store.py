@@ -189,6 +189,16 @@ def test_owners_that_do_not_say_since_when(client: Client, calls: Store, owner: 
         calls.go_on()
 
 
+def test_who_has_left_takes_nothing(client: Client, calls: Store) -> None:
+    """Though it may have been about to when its successor came."""
+    owner = client.data[b"rtpengine:one:owner"]
+    former = Store(lambda: client, "one", "former")
+    former.leave()
+    with pytest.raises(Taken):
+        former.take()
+    assert client.data[b"rtpengine:one:owner"] == owner
+
+
 def test_a_client_connects_once() -> None:
     class Connection:
         count = 0
