@@ -41,7 +41,7 @@ from systemlab.ngclient import drain
 from systemlab.srtpside import forged
 from systemlab.stunclient import fresh_credentials
 
-from rtpengine.targets import NO_DESTINATION, NO_KEYS, NO_SOURCE, ON_HOLD
+from rtpengine.targets import ELSEWHERE, NO_DESTINATION, NO_KEYS, NO_SOURCE, ON_HOLD
 
 pytest_plugins = ["daemonlab"]
 
@@ -251,6 +251,29 @@ def test_unknown_source(talking: Callable[..., Call], caller: str) -> None:
         said = listener.talk(5)
         assert [receive(moved, PATIENCE_S) for _ in said] == due(listener, speaker, said)
         assert made.statuses == [IN_KERNEL, IN_KERNEL]
+
+
+def test_a_copy_of_what_the_kernel_has_forwarded(talking: Callable[..., Call]) -> None:
+    """Sent from elsewhere at once: the daemon does not know yet that it is one, and asks the kernel."""
+    made = talking("SAVP CM128-80", "AVP")
+    speaker, listener = made.phones
+    host = made.caller.host
+    with host.udp(host.address(4, 1)) as thief:
+
+        def is_asked_about() -> bool:
+            (said,) = speaker.talk()
+            speaker.send_raw(speaker.on_wire(said, speaker.sending), thief)
+            assert listener.gets(1) == due(speaker, listener, [said])
+            return ELSEWHERE in [why for _, why in made.statuses]
+
+        assert wait_for(is_asked_about)
+        for direction in made.directions:
+            passes(*direction)
+        assert made.goes_down()
+        for direction in made.directions:
+            passes(*direction)
+        assert expected(made, speaker) == speaker.rtp.getsockname()
+        assert silent([thief, listener.rtp])
 
 
 def expected(made: Call, speaker: Phone) -> Address | None:
