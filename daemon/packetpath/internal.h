@@ -68,6 +68,12 @@ struct early {
 	uint32_t bytes;
 };
 
+/* What the party's packets may be under besides context[RECEIVE], until it has heard of newer keys: see secure.c. */
+struct former {
+	struct context *context;	/* NULL: none */
+	uint64_t until_ns;
+};
+
 /* A plain packet touches four cache lines of its stream, and two of the sink: hence the order. */
 struct stream {
 	_Alignas(CACHE_LINE) int64_t id;	/* 0: the slot is free */
@@ -85,6 +91,7 @@ struct stream {
 	struct context *context[DIRECTIONS];
 	struct pp_counters counters;
 	struct scope *scope;		/* of its contexts; NULL: never had keys */
+	struct former former;
 	struct early early;
 	struct buckets buckets;
 	uint8_t ufrag[32];

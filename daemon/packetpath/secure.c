@@ -7,12 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
 #include "bucket.h"
 #include "secure.h"
 
 /* MACs that may fail on packets from elsewhere, before such packets are dropped unseen. */
 #define FORGED_BURST 64
 #define FORGED_PER_S 100
+
+/* How long a party may go on with a key that signalling has replaced: until it has heard of that. */
+#define FORMER_NS (5 * NS_PER_S)
 
 /* SRTP_F_* that srtp_keys.flags may have */
 #define KNOWN_FLAGS (SRTP_F_UNENCRYPTED_SRTP | SRTP_F_UNENCRYPTED_SRTCP | SRTP_F_UNAUTHENTICATED_SRTP)
@@ -105,6 +109,15 @@ static struct scope **scope_link(struct worker *w, uint64_t id)
 	return link;
 }
 
+static void set_former(struct stream *s, struct former former)
+{
+	if (s->former.context)
+		s->former.context->streams--;
+	s->former = former;
+	if (former.context)
+		former.context->streams++;
+}
+
 /**
  * secure_leave() - take a stream's keys away
  * @worker: the stream's worker
@@ -120,6 +133,7 @@ struct scope *secure_leave(struct worker *worker, struct stream *stream)
 
 	if (!scope)
 		return NULL;
+	set_former(stream, (struct former) { 0 });
 	for (i = 0; i < DIRECTIONS; i++) {
 		if (stream->context[i])
 			stream->context[i]->streams--;
@@ -243,13 +257,30 @@ static struct context *use(struct scope *scope, const struct srtp_keys *keys, en
 	return context;
 }
 
+/*
+ * Whoever offers new keys learns last that they are agreed, and protects with the former ones until then.
+ * Without authentication nothing would tell a packet that these fit from any other.
+ */
+static struct former former_after(const struct stream *s, uint64_t id, const struct srtp_keys *receive)
+{
+	struct context *replaced = s->context[RECEIVE];
+
+	if (!receive || !replaced || s->scope->id != id || replaced->keys.flags & SRTP_F_UNAUTHENTICATED_SRTP)
+		return (struct former) { 0 };
+	if (same_keys(&replaced->keys, receive))
+		return s->former;
+	return (struct former) { replaced, monotonic_ns() + FORMER_NS };
+}
+
 static void apply(struct worker *w, struct stream *s, uint64_t id, const struct srtp_keys *const keys[],
 		  struct spare *spare)
 {
+	struct former former = former_after(s, id, keys[RECEIVE]);
 	struct scope *scope = enter(w, s, id, spare);
 	struct context *rested;
 	unsigned int i;
 
+	set_former(s, former);
 	for (i = 0; i < DIRECTIONS; i++) {
 		s->context[i] = keys[i] ? use(scope, keys[i], i, spare) : NULL;
 		rested = spare->context[i] ? NULL : surplus(scope);
@@ -301,7 +332,8 @@ static int protect_locked(struct pp *pp, int64_t id, uint64_t scope, const struc
  * so no index is used twice: not when RTP and RTCP have sockets of their own, when
  * a socket replaces another, or when a key goes away and comes back. Protecting
  * twice changes nothing. What lies behind the key, salt and MKI of a suite is zero.
- * Packets that came a little before their keys go on now, see early_keep().
+ * Packets that came a little before their keys go on now, see early_keep(). Where @receive replaces other keys
+ * in the same scope, those serve a little longer, but show nothing about where the party is.
  * Return: 0; -ENOENT for a stale id, -EINVAL for keys that srtp_open() refuses, -ENOMEM.
  * Context: any thread.
  */
@@ -363,6 +395,16 @@ static int unprotect(struct srtp *srtp, const struct packet *p)
 	return p->rtcp ? srtcp_unprotect(srtp, p->data, p->len) : srtp_unprotect(srtp, p->data, p->len);
 }
 
+/*
+ * Only from where the party is already: what may be old does not tell where it has gone. And not where the stream is
+ * forwarded elsewhere, since the same index could be used there.
+ */
+static bool may_be_former(const struct stream *s, const struct packet *p)
+{
+	return s->former.context && p->seen.now_ns < s->former.until_ns && !s->learn.offloaded &&
+	       same_endpoint(&p->seen.source, &s->learn.accept_from);
+}
+
 /**
  * secure_unprotect() - let only authentic packets of a secure stream go on
  * @worker: the stream's worker
@@ -397,6 +439,11 @@ bool secure_unprotect(struct worker *worker, struct stream *stream, struct packe
 	}
 	packet->pass = passes(stream, packet);
 	result = unprotect(context->srtp, packet);
+	if (result == SRTP_ERROR_AUTH && may_be_former(stream, packet)) {
+		context = stream->former.context;
+		packet->pass = false;
+		result = unprotect(context->srtp, packet);
+	}
 	if (result < 0) {
 		drop(worker, stream, reason_of(result));
 		return false;
@@ -407,7 +454,8 @@ bool secure_unprotect(struct worker *worker, struct stream *stream, struct packe
 		worker_event_index(worker, stream);
 	packet->len = result;
 	if (packet->rtcp || !(context->keys.flags & SRTP_F_UNAUTHENTICATED_SRTP))
-		packet->seen.authentic = srtp_is_newest(context->srtp) ? LEARN_AUTHENTIC_NEWEST : LEARN_AUTHENTIC;
+		packet->seen.authentic = context == stream->context[RECEIVE] && srtp_is_newest(context->srtp) ?
+			LEARN_AUTHENTIC_NEWEST : LEARN_AUTHENTIC;
 	return true;
 }
 
@@ -446,6 +494,10 @@ bool secure_protect(struct worker *worker, struct stream *stream, struct packet 
 	struct context *context = packet->sink->context[SEND];
 	int result;
 
+	if (packet->pass && context->own_rtp && !srtp_may_follow(context->srtp, stream->context[RECEIVE]->srtp)) {
+		drop(worker, stream, PP_DROP_REPLAY);
+		return false;
+	}
 	if (packet->pass) {
 		srtp_follow(context->srtp, stream->context[RECEIVE]->srtp);
 		if (srtp_take_milestone(context->srtp))
@@ -467,7 +519,7 @@ bool secure_protect(struct worker *worker, struct stream *stream, struct packet 
 	}
 	if (srtp_take_milestone(context->srtp))
 		worker_event_index(worker, packet->sink);
-	context->own_rtcp |= packet->rtcp;
+	*(packet->rtcp ? &context->own_rtcp : &context->own_rtp) = true;
 	packet->len = result;
 	return true;
 }

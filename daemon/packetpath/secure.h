@@ -17,6 +17,7 @@ struct context {
 	enum direction direction;
 	uint32_t streams;		/* that use it */
 	bool own_rtcp;			/* has given SRTCP indices of its own */
+	bool own_rtp;			/* has protected RTP, and not only followed what passed as it was */
 };
 
 /* The contexts of the streams that share keys: RTP and RTCP of one media, and sockets that replace others. */

@@ -434,6 +434,22 @@ int srtp_knows(const struct srtp *srtp, uint32_t ssrc)
 }
 
 /**
+ * srtp_may_follow() - may a packet be passed on as it is, or has another one had its index?
+ * @srtp: context of the sender, with the same keys
+ * @receiver: context that has just verified the packet
+ *
+ * Two payloads under one index would reveal both.
+ */
+int srtp_may_follow(const struct srtp *srtp, const struct srtp *receiver)
+{
+	const struct last *last = &receiver->last;
+	const struct srtp_half *half = last->rtcp ? &srtp->rtcp : &srtp->rtp;
+	int slot = rtp_source_find(&half->sources, last->ssrc);
+
+	return slot < 0 || rtp_window_fresh(&half->sources.window[slot], last->index);
+}
+
+/**
  * srtp_follow() - count as sent what is passed on as it is
  * @srtp: context of the sender, with the same keys
  * @receiver: context that has just verified the packet

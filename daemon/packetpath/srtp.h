@@ -103,6 +103,7 @@ int srtcp_verify(struct srtp *srtp, uint8_t *packet, uint32_t len);
 int srtcp_open_again(struct srtp *srtp, uint8_t *packet, uint32_t len);
 int srtp_is_newest(const struct srtp *srtp);
 int srtp_knows(const struct srtp *srtp, uint32_t ssrc);
+int srtp_may_follow(const struct srtp *srtp, const struct srtp *receiver);
 void srtp_follow(struct srtp *srtp, const struct srtp *receiver);
 int srtp_indices(const struct srtp *srtp, struct srtp_index *out, uint32_t max);
 void srtp_advance(struct srtp *srtp, const struct srtp_index *in, uint32_t count);

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -588,6 +590,128 @@ def test_equal_keys_of_a_party_that_is_plain_now(path: PacketPath, parties: list
     connect(a, b, None, {"secure": False})
     a.talk(rtp(1))
     assert b.receive() == rtp(1)
+
+
+# Keys that signalling replaces while packets are under way
+
+
+def rekey(party: SecureParty, theirs: SrtpKeys) -> Any:
+    """Agree on another key for what the party sends; return what protects with the one before."""
+    former, party.theirs, party.sender = party.sender, theirs, session(theirs, inbound=False)
+    party.agree()
+    return former
+
+
+@pytest.mark.parametrize("suite", [CM80, "AEAD_AES_128_GCM"])
+def test_the_former_key_serves_until_the_party_has_heard_of_the_new_one(
+    path: PacketPath, parties: list[Party], suite: str
+) -> None:
+    a, b = Party(path), SecureParty(path, keys(1, suite), keys(2, suite))
+    parties += [a, b]
+    connect(a, b, {"rtcp_mux": True}, {"rtcp_mux": True})
+    b.talk(rtp(1))
+    assert a.receive() == rtp(1)
+    former = rekey(b, keys(3, suite))
+    late = former.protect(rtp(3))
+    b.send(former.protect(rtp(2)), former.protect_rtcp(rtcp(200)))
+    assert [a.receive(), a.receive()] == [rtp(2), rtcp(200)]
+    # What is told twice changes nothing, and neither does another key for the other direction.
+    b.agree()
+    path.protect(b.stream, b.scope, b.theirs, keys(4, suite))
+    b.talk(rtp(4))
+    b.send(late, late)
+    assert [a.receive(), a.receive()] == [rtp(4), rtp(3)]
+    dropped(b, replay=1)
+
+
+def test_the_key_before_the_former_one_is_none(plain_and_secure: tuple[Party, SecureParty]) -> None:
+    a, b = plain_and_secure
+    b.talk(rtp(1))
+    a.receive()
+    first = rekey(b, keys(3))
+    second = rekey(b, keys(5))
+    b.send(first.protect(rtp(2)), second.protect(rtp(3)))
+    assert a.receive() == rtp(3)
+    dropped(b, authentication=1)
+
+
+def test_a_former_key_moves_nothing(plain_and_secure: tuple[Party, SecureParty], stranger: socket.socket) -> None:
+    a, b = plain_and_secure
+    b.talk(rtp(1))
+    a.receive()
+    former = rekey(b, keys(3))
+    stranger.sendto(former.protect(rtp(2)), b.relay)
+    dropped(b, authentication=1)
+    assert b.state.peer == b.endpoint
+    b.send(former.protect(rtp(3)))
+    assert a.receive() == rtp(3)
+    # The new one does, and the former one counts only where the party is then.
+    b.talk_from(stranger, rtp(4))
+    assert a.receive() == rtp(4)
+    b.send(former.protect(rtp(5)))
+    dropped(b, authentication=2)
+    assert b.state.peer == Endpoint(*stranger.getsockname())
+
+
+@pytest.mark.parametrize("why", ["taken away", "another scope", "not authenticated", "offloaded"])
+def test_a_former_key_that_is_none(path: PacketPath, parties: list[Party], why: str) -> None:
+    a, b = Party(path), SecureParty(path, keys(1, unauthenticated_srtp=why == "not authenticated"), keys(2))
+    parties += [a, b]
+    connect(a, b)
+    b.talk(rtp(1))
+    a.receive()
+    if why == "taken away":
+        path.protect(b.stream, b.scope, None, None)
+    b.scope += why == "another scope"
+    former = rekey(b, keys(3))
+    path.offload(b.stream, why == "offloaded")
+    b.send(former.protect(rtp(2)))
+    dropped(b, authentication=1)
+
+
+def test_a_former_key_serves_for_a_few_seconds(plain_and_secure: tuple[Party, SecureParty]) -> None:
+    a, b = plain_and_secure
+    b.talk(rtp(1))
+    a.receive()
+    former = rekey(b, keys(3))
+    deadline = time.monotonic() + 30
+    for seq in count(2):
+        b.send(former.protect(rtp(seq)))
+        eventually(lambda seq=seq: b.state.packets + sum(b.state.drops.values()) == seq)  # type: ignore[misc]
+        if b.state.drops:
+            break
+        assert a.receive() == rtp(seq)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert b.state.packets > 1
+    dropped(b, authentication=1)
+
+
+def test_what_is_under_a_former_key_is_protected_anew(path: PacketPath, parties: list[Party]) -> None:
+    """The other party has been told the new key already. Its indices are the sender's: none may be used twice."""
+    a, b = secure_pair(path, parties, equal=True)
+    connect(a, b, {"rtcp_mux": True})
+    a.talk(rtp(1))
+    assert b.hear() == rtp(1)
+    b.ours, b.receiver = keys(5), session(keys(5), inbound=True)
+    former = rekey(a, keys(5))
+    b.agree()
+    under_way = former.protect(rtp(2, payload=b"former")), former.protect_rtcp(rtcp(200))
+    a.send(*under_way)
+    heard = b.receive(), b.receive()
+    assert heard[0] != under_way[0] and heard[1] != under_way[1]
+    assert (b.receiver.unprotect(heard[0]), b.receiver.unprotect_rtcp(heard[1])) == (
+        rtp(2, payload=b"former"),
+        rtcp(200),
+    )
+    # A party that begins to count anew with its new key
+    a.talk(rtp(2, payload=b"another"))
+    dropped(a, replay=1)
+    passing = a.sender.protect(rtp(3))
+    a.send(passing)
+    assert b.receive() == passing
+    a.talk_rtcp(rtcp(200))
+    assert b.hear_rtcp() == rtcp(200)
 
 
 # The interface

@@ -252,6 +252,26 @@ async def test_sdes_keys_change(live_call: MakeLiveCall, other: str) -> None:
     await _again(dialogue)
 
 
+@pytest.mark.parametrize("other", ["RTP/AVP", "RTP/SAVP", "UDP/TLS/RTP/SAVP"])
+async def test_the_former_key_until_the_answer_arrives(live_call: MakeLiveCall, other: str) -> None:
+    """A new key in each re-INVITE: the caller learns last that it is agreed, and has not been silent meanwhile."""
+    dialogue = await live_call(speaks("RTP/SAVP"), speaks(other)).set_up()
+    await both_hear(dialogue)
+    one, listener = dialogue.sides
+    assert one.sdes
+    one.sdes.rekey()
+    former = [channel.sender for channel in one.channels]
+    dialogue.place()
+    agreed = [channel.sender for channel in one.channels]
+    assert former[0] is not agreed[0]
+    for senders in (former, agreed):
+        for channel, sender in zip(one.channels, senders, strict=True):
+            channel.sender = sender
+        await heard(one, listener)
+        await rtcp_heard(one, listener)
+    await both_hear(dialogue)
+
+
 async def test_callee_changes_its_keys_in_its_own_re_invite(live_call: MakeLiveCall) -> None:
     dialogue = await live_call(speaks("RTP/SAVP"), speaks("RTP/SAVP")).set_up()
     await both_hear(dialogue)
