@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* Fuzz target: one datagram through the RTP and RTCP arithmetic, and what reads and changes RTCP. */
-#include "rtp.h"
+#include "rtp_quality.h"
 #include "input.h"
 #include "reports.h"
 #include "rtcp.h"
