@@ -90,7 +90,7 @@ def run_there(modules: dict[str, tuple[Path, str]], plugin: Path, tree: Path, tm
     """Run guest/check_*.py in a guest with that kernel; the lab fails, too, if the kernel complained."""
     stock = subprocess.check_output(["pkg-config", "--variable=xtlibdir", "xtables"], text=True).strip()
 
-    def run(alias: str, processors: int, *which: str, boot: str = "") -> None:
+    def run(alias: str, processors: int, *which: str) -> None:
         # Coverage stays here: it makes the guest slower still, and what is measured there goes away with it.
         env = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "COVERAGE"))} | {
             "KERNEL_TEST_MODULE": str(modules[alias][0]),
@@ -101,7 +101,6 @@ def run_there(modules: dict[str, tuple[Path, str]], plugin: Path, tree: Path, tm
         pytest_there = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-q", "--tb=short"]
         options = ["-p", "no:cacheprovider", "-o", "python_files=check_*.py", "-o", "pythonpath=.", "--timeout=900"]
         lab = [LAB / "run", "--kernel", alias, "--smp", str(processors), "--timeout", "1500"]
-        lab += ["--append", boot] * bool(boot)
         command = [*lab, "--log", tmp_path / "dmesg", "--", *pytest_there, *options, *which]
         done = subprocess.run(command, cwd=GUEST, env=env, capture_output=True, text=True)
         print(done.stderr)
@@ -112,13 +111,9 @@ def run_there(modules: dict[str, tuple[Path, str]], plugin: Path, tree: Path, tm
 
 @pytest.mark.parametrize(("alias", "processors"), [("6.1", 1), ("6.12", 2)])
 def test_the_module(run_there: Callable[..., None], alias: str, processors: int) -> None:
-    # faults.py is for the debug kernel, which alone can inject them
+    # these are for the debug kernel, see there
     others = ["--ignore=check_faults.py", "--ignore=check_without_ipv6.py"]
     run_there(alias, processors, "--ignore-glob=check_daemon*", *others)
-
-
-def test_the_module_without_ipv6(run_there: Callable[..., None]) -> None:
-    run_there("6.1", 1, "check_without_ipv6.py", boot="ipv6.disable=1")
 
 
 @pytest.mark.parametrize(("alias", "processors"), [("6.1", 2)])

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(3600)
 ARCHITECTURE = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
 LIBRARIES = f"usr/lib/{subprocess.run(['uname', '-m'], capture_output=True, text=True).stdout.strip()}-linux-gnu"
 VERSION = re.match(r"\S+ \(([^)]+)\)", (ROOT / "debian" / "changelog").read_text())[1]  # type: ignore[index]
+HEADERS = ("packetpath", "rtp", "rtp_quality", "srtp", "srtp_common", "xt_MEDIAPROXY")
 DOCUMENTS = {"README.html", "README.md.gz", "changelog.gz", "copyright"}
 
 
@@ -63,7 +64,7 @@ def test_seven_packages_with_the_names_of_the_seed_document(packages: dict[str, 
                 "usr/share/bash-completion/completions/rtpengine-ctl",
             },
         ),
-        ("-dev", {f"usr/include/rtpengine/{name}.h" for name in ("packetpath", "rtp", "xt_MEDIAPROXY")}),
+        ("-dev", {f"usr/include/rtpengine/{name}.h" for name in HEADERS}),
         ("-iptables", {f"{LIBRARIES}/xtables/libxt_MEDIAPROXY.so", "usr/share/man/man8/libxt_MEDIAPROXY.8.gz"}),
         (
             "-kernel-dkms",
@@ -85,6 +86,14 @@ def test_contents(packages: dict[str, Path], package: str, contents: set[str]) -
     assert {f"usr/share/doc/{name}/{document}" for document in DOCUMENTS} <= found
     if package in ("", "-iptables", "-kernel-source", "-dev"):
         assert len(found) == len(contents) + len(DOCUMENTS)
+
+
+def test_each_header_needs_no_other_that_is_not_there(packages: dict[str, Path], tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "-x", packages["ngcp-rtpengine-dev"], tmp_path], check=True)
+    for name in HEADERS:
+        command = ["gcc", "-std=gnu11", "-Werror", f"-I{tmp_path}/usr/include", "-fsyntax-only", "-xc", "-"]
+        done = subprocess.run(command, input=f"#include <rtpengine/{name}.h>\n", text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_symbols_are_those_of_both_compiled_files(packages: dict[str, Path], tmp_path: Path) -> None:
