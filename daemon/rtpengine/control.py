@@ -248,28 +248,21 @@ class DatagramListener:
 
 def bind(address: str, port: int) -> socket.socket:
     """A non-blocking UDP socket for a control protocol, dual-stack on ``::``; OSError if it cannot be had."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # A SIP proxy that restarts asks for all its calls at once; the default buffer holds some hundred offers.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        sock.setblocking(False)
-        sock.bind((address, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    # A SIP proxy that restarts asks for all its calls at once; the default buffer holds some hundred offers.
+    return _bound(socket.SOCK_DGRAM, address, port, socket.SO_RCVBUF, 4 << 20)
 
 
 def bind_tcp(address: str, port: int) -> socket.socket:
     """A non-blocking TCP socket that does not listen yet, dual-stack on ``::``; OSError if it cannot be had."""
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    return _bound(socket.SOCK_STREAM, address, port, socket.SO_REUSEADDR, 1)
+
+
+def _bound(kind: socket.SocketKind, address: str, port: int, option: int, value: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     try:
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, option, value)
         sock.setblocking(False)
         sock.bind((address, port))
     except BaseException:

@@ -73,14 +73,6 @@ class _Flow(NamedTuple):
         latest = NOTHING if self.track is None else self.track.latest
         return None if latest is NOTHING else latest
 
-    @property
-    def rate(self) -> float:
-        """Packets per second that came in the last interval."""
-        latest = self.latest
-        if self.track is None or latest is None:
-            return 0.0
-        return latest.packets * (1 - latest.loss) / self.track.seconds
-
 
 class _Line:
     """What is shown of one call in the list, as JSON; ``version`` is when it was made, of what was known of the call.
@@ -335,12 +327,16 @@ def _marks(line: _Line, latest: list[Sample | None]) -> list[str]:
 
 def _quality(flows: list[_Flow], latest: list[Sample | None]) -> str:
     """What has come in the last interval, and the worst of what streams have had, as members of a JSON object."""
-    heard = [sample for sample in latest if sample is not None and sample.packets]
+    rate, heard = 0.0, []
+    for flow, sample in zip(flows, latest, strict=True):
+        if flow.track is not None and sample is not None and sample.packets:
+            rate += sample.packets * (1 - sample.loss) / flow.track.seconds
+            heard.append(sample)
     if not heard:
         return '"rate": 0, "loss": null, "jitter": null, "mos": null'
     loss, jitter_ms = max(sample.loss for sample in heard), max(sample.jitter_ms for sample in heard)
     return (
-        f'"rate": {round(sum(flow.rate for flow in flows))}, "loss": {round(100 * loss, 2)}, '
+        f'"rate": {round(rate)}, "loss": {round(100 * loss, 2)}, '
         f'"jitter": {round(jitter_ms, 1)}, "mos": {_score(_lowest(heard))}'
     )
 
