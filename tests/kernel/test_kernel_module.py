@@ -109,7 +109,8 @@ def run_there(modules: dict[str, tuple[Path, str]], plugin: Path, tree: Path, tm
     return run
 
 
-@pytest.mark.parametrize(("alias", "processors"), [("6.1", 1), ("6.12", 2)])
+# 6.12 gets one processor: with two it can fall over its own code patching here, see lab/README.md.
+@pytest.mark.parametrize(("alias", "processors"), [("6.1", 2), ("6.12", 1)])
 def test_the_module(run_there: Callable[..., None], alias: str, processors: int) -> None:
     # these are for the debug kernel, see there
     others = ["--ignore=check_faults.py", "--ignore=check_without_ipv6.py"]
