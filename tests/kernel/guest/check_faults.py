@@ -26,11 +26,19 @@ pytestmark = pytest.mark.skipif(not NTH.exists(), reason="needs a kernel with fa
 
 @pytest.fixture(autouse=True)
 def _faults() -> Iterator[None]:
-    """Also allocations that may sleep, and quietly."""
+    """Also allocations that may sleep, and quietly.
+
+    Pages are not counted: those behind an allocation, and those of what looks for bugs, come and go between two tries,
+    so that the n-th of one is not that of the next, and some of ours would never fail.
+    """
     for folder in FAULTS:
         (folder / "verbose").write_text("0")
         (folder / "ignore-gfp-wait").write_text("N")
+    least = FAULTS[1] / "min-order"
+    counted = least.read_text()
+    least.write_text("64")
     yield
+    least.write_text(counted)
     for folder in FAULTS:
         (folder / "ignore-gfp-wait").write_text("Y")
 
@@ -93,7 +101,7 @@ def test_a_target(suite: str) -> None:
     with Table(0) as table:
         message, local = raw(ADD, secure(suite)), (relay(A), IN)
         failed = failing(lambda: table.write(message), lambda: _none(table.entries()), lambda: table.delete(local))
-    assert failed > 5  # counters, routes, contexts with their ciphers, the block
+    assert failed > 10  # counters, routes, contexts with their ciphers, the block
 
 
 def test_a_replacement(table: Table) -> None:
