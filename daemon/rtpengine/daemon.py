@@ -241,14 +241,15 @@ class Daemon:
             await self.persistence.start(restores=self._former is None)
         if self.offload is not None:
             self.offload.settle()
-        for listener in self.listeners:
-            loop.add_reader(listener.sock, listener.on_readable)
         if self.tcp_socket is not None:
             await self.tcp.listen(self.tcp_socket)
         if self.web is not None and self.http_socket is not None:
             await self.web.listen(self.http_socket)
         if self.cli_socket is not None:
             await self.cli.listen(self.cli_socket)
+        # Last: whom we answer there may take it that the rest listens too.
+        for listener in self.listeners:
+            loop.add_reader(listener.sock, listener.on_readable)
         ticking = loop.create_task(self._tick_forever())
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
