@@ -16,6 +16,8 @@ from rtpengine.options import OptionError
 _OPEN_FILES = (1_048_576, 65_535)
 _READY = b"\0"
 _PATIENCE_S = 2.0
+# What is told again before long, or only for somebody to look at.
+_PASSING = ("STATUS=", "WATCHDOG=")
 
 
 def daemonize(keep_stderr: bool = False) -> Callable[[], None]:
@@ -59,14 +61,17 @@ def ready_in_foreground() -> None:
 
 
 def notify(state: str, descriptors: Sequence[int] = ()) -> bool:
-    """Send a state like ``READY=1`` to systemd (sd_notify(3)), with descriptors; return False where nobody listens."""
+    """Send a state like ``READY=1`` to systemd (sd_notify(3)), with descriptors; return False where nobody listens.
+
+    Wait for a moment if its queue is full, unless what is to be said passes anyway.
+    """
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return False
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            # Descriptors are worth waiting for, a state is not.
-            sock.settimeout(_PATIENCE_S if descriptors else 0)
+            # The queue may be short and its reader late: without READY=1 a start fails, without MAINPID= a takeover.
+            sock.settimeout(0 if state.startswith(_PASSING) else _PATIENCE_S)
             # a leading @ stands for the abstract namespace of unix(7)
             sock.connect("\0" + path[1:] if path.startswith("@") else path)
             socket.send_fds(sock, [state.encode()], list(descriptors)) if descriptors else sock.send(state.encode())

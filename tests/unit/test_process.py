@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,30 @@ def test_notify(abstract: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert sock.recv(100) == b"READY=1"
         assert process.notify("STOPPING=1") is True
         assert sock.recv(100) == b"STOPPING=1"
+
+
+@pytest.mark.parametrize(
+    ("state", "waits"), [("READY=1", True), ("MAINPID=1", True), ("WATCHDOG=1", False), ("STATUS=calls: 1", False)]
+)
+def test_notify_while_the_queue_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, waits: bool
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setattr(process, "_PATIENCE_S", 60.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(60)
+        full = 0
+        while process.notify("WATCHDOG=1"):
+            full += 1
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(process.notify, state)
+            if not waits:
+                assert told.result(60) is False
+            assert [sock.recv(100) for _ in range(full)] == [b"WATCHDOG=1"] * full
+            if waits:
+                assert sock.recv(100).decode() == state
+                assert told.result(60) is True
 
 
 @pytest.mark.parametrize("name", [None, "", "/nonexistent/notify"])
