@@ -260,6 +260,10 @@ class CallTable:
     # When to look again
 
     def _signalled(self, call: Call, now: float) -> None:
+        if call.ends_at is not None:
+            # A SIP proxy that deletes what one destination has refused goes on to the next one under the same call-id.
+            call.ends_at = None
+            call.history.note(now, "does not end, it is wanted again")
         self._look_after(call, now)
         self.changed(call.call_id)
 

@@ -109,6 +109,23 @@ class TestDelete:
         bench.table.tick(35.0)
         assert bench.ended == [("c", "deleted", 35.0)]
 
+    @pytest.mark.parametrize("answered", [False, True])
+    def test_delayed_and_wanted_again(self, bench: Bench, answered: bool) -> None:
+        """Serial forking: one destination has refused, and the next one is tried under the same call-id."""
+        call = bench.place()
+        bench.delete(delay=30)
+        if answered:
+            bench.table.answer("c", "a", "b2", [audio(B2)], PLAIN, 6.0)
+        else:
+            bench.table.offer("c", "a", [audio(A)], PLAIN, 6.0)
+        bench.transport.heard[30000] = 60.0
+        bench.table.tick(40.0)
+        bench.table.tick(70.0)
+        assert len(bench.table) == 1 and call.ends_at is None
+        bench.delete(delay=30)
+        bench.table.tick(70.0)
+        assert bench.ended == [("c", "deleted", 70.0)]
+
     def test_delayed_beyond_the_next_look_at_the_call(self, bench: Bench) -> None:
         bench.place()
         bench.transport.heard[30000] = 59.0
