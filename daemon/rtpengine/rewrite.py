@@ -29,6 +29,9 @@ _DIRECTIONS = set(DIRECTIONS)
 _BUNDLE_GROUP = r"|group[:\s]BUNDLE(?: |[^\S\n]*+(?!.))"
 _RELAY_CANDIDATE = r"|candidate:.*? typ (?i:relay)(?!\S)"
 
+_CONNECTION = re.compile(r"\nc=.. ([^ \n]++ [^ \r\n]++)").search
+_TITLE = re.compile(r"\n.*+(?:\ni=.*+)?").match
+
 # Where address type and address stand, and our address to take their place.
 _Changes = list[tuple[Span, str | None]]
 
@@ -96,8 +99,10 @@ def rewrite(sdp: SessionDescription, how: Signalling, plans: Sequence[MediaPlan]
         first += len(own)
         address = _address([*own, *plans], how, fallback)
         out.append(_session(session, own, how, address))
+        named = _CONNECTION(out[-1])
+        inherited = None if named is None else named[1]
         for section, plan in zip(session.media, own, strict=True):
-            out.append(_section(session, section, plan, how, address))
+            out.append(_section(session, section, plan, how, address, inherited))
     return join(out, sdp.tail)
 
 
@@ -158,13 +163,24 @@ def _endpoint_stays(section: MediaDescription, plan: MediaPlan) -> bool:
     return plan.ice.keep and not plan.ice.keep_relays and plan.local is not None and section.media.port != 0
 
 
-def _section(session: Session, section: MediaDescription, plan: MediaPlan, how: Signalling, address: str | None) -> str:
+def _section(
+    session: Session,
+    section: MediaDescription,
+    plan: MediaPlan,
+    how: Signalling,
+    address: str | None,
+    inherited: str | None,
+) -> str:
+    """The text of one section; ``inherited`` are address type and address that the session level now names."""
     edit = _edit(session, section, plan)
     text = section.text
     if section.connections and not edit.endpoint_stays:
         if plan.local is not None and how.media_address is None:
             address = plan.local.address
         text = _readdressed(text, _connections(section, [plan], address))
+    elif inherited is not None and plan.local is not None and not (edit.endpoint_stays or plan.held):
+        words = _words(how.media_address or plan.local.address)
+        text = text if words == inherited else _connected(text, words)
     text = _removed_from_section(edit).sub("", _replanned(text, section, plan, edit))
     text += _rtp_lines(plan, how, edit) if edit.rtp else _opaque_lines(session, section)
     text += _ice_lines(plan.ice)
@@ -224,6 +240,16 @@ def _opaque_lines(session: Session, section: MediaDescription) -> str:
     return text
 
 
+def _connected(text: str, words: str) -> str:
+    """The text of a section with a c= line of its own where RFC 8866 5 wants it: behind m= and i=."""
+    at = _TITLE(text).end()  # type: ignore[union-attr]
+    return f"{text[:at]}\nc=IN {words}\r{text[at:]}"
+
+
+def _words(address: str) -> str:
+    return f"IP6 {address}" if ":" in address else f"IP4 {address}"
+
+
 def _readdressed(text: str, changes: _Changes) -> str:
     """The text with these address types and addresses replaced; None is the null address of the type there."""
     pieces, done = [], 0
@@ -231,7 +257,7 @@ def _readdressed(text: str, changes: _Changes) -> str:
         if address is None:
             words = "IP6 ::" if text.startswith(("IP6", "ip6"), start) else "IP4 0.0.0.0"
         else:
-            words = f"IP6 {address}" if ":" in address else f"IP4 {address}"
+            words = _words(address)
         pieces += [text[done:start], words]
         done = end
     return "".join([*pieces, text[done:]])

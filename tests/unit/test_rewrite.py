@@ -113,7 +113,7 @@ NULL6 = ["v=0", "o=u 1 1 IN IP6 ::", "s=-", "c=IN IP6 ::"]
         (NULL6, [AUDIO], [HELD], ["IP6 ::"]),
         (NULL, [AUDIO], [DISABLED], ["IP4 0.0.0.0"]),
         (NULL, [AUDIO], [plan()], [f"IP4 {OURS}"]),  # "not known yet": the recipient has to learn ours
-        (NULL, [AUDIO, AUDIO], [plan(), HELD], ["IP4 0.0.0.0"]),
+        (NULL, [AUDIO, AUDIO], [plan(), HELD], ["IP4 0.0.0.0", f"IP4 {OURS}"]),
         (NULL, OWN_C, [plan()], ["IP4 0.0.0.0", f"IP4 {OURS}"]),
         (HEAD, [AUDIO, "c=IN IP4 0.0.0.0"], [HELD], [f"IP4 {OURS}", "IP4 0.0.0.0"]),
         (HEAD, [AUDIO, "c=IN IP4 0.0.0.0"], [plan()], [f"IP4 {OURS}", f"IP4 {OURS}"]),
@@ -161,6 +161,20 @@ def test_a_second_connection_is_no_way_around_us() -> None:
         "a=sendrecv",
         "a=rtcp:30001",
     ]
+
+
+@pytest.mark.parametrize("how", [TRUST, BOTH, MEDIA_ADDRESS])
+def test_what_the_session_level_cannot_say_for_all_the_section_says(how: Signalling) -> None:
+    """A party can be told of ports in both families, and one c= line has one of them (RFC 8866 5.7)."""
+    lines = [*HEAD, AUDIO, "m=video 7002 RTP/AVP 96", "i=a camera", "b=AS:500"]
+    out = edited(lines, [plan(), plan(30002, local=Endpoint(OURS6, 30002))], how)
+    at = out.index("m=video 30002 RTP/AVP 96")
+    if how is MEDIA_ADDRESS:
+        assert out[at + 1 : at + 3] == ["i=a camera", "b=AS:500"]
+    else:
+        assert out[at + 1 : at + 4] == ["i=a camera", f"c=IN IP6 {OURS6}", "b=AS:500"]
+        assert f"c=IN IP4 {OURS}" in out
+    assert sum(line.startswith("c=") for line in out) == (1 if how is MEDIA_ADDRESS else 2)
 
 
 def test_a_body_without_connection_gets_none() -> None:

@@ -209,8 +209,8 @@ OWN = "c=IN IP4 10.0.0.6"
         ([AUDIO], [plan(ice=FORCED)], [HEAD[3], AUDIO]),
         ([AUDIO, OWN], [plan(ice=FORCED)], [f"c=IN IP4 {OURS}", AUDIO, OWN]),
         (["m=audio 7000/2 RTP/AVP 0"], [plan(ice=FORCED, pairs=2)], [HEAD[3], "m=audio 7000/2 UDP/TLS/RTP/SAVPF 0"]),
-        # one that depends on the session's line keeps it for all
-        ([AUDIO, AUDIO], [plan(ice=FORCED), plan()], [HEAD[3], AUDIO, OUR_AUDIO]),
+        # where one depends on the session's line, another that is ours gets one of its own
+        ([AUDIO, AUDIO], [plan(ice=FORCED), plan()], [HEAD[3], AUDIO, OUR_AUDIO, f"c=IN IP4 {OURS}"]),
         # a rejected section has no endpoint, nor has a bundle-only one: it becomes a section of ours
         ([AUDIO], [plan(ice=FORCED, local=None)], ["c=IN IP4 0.0.0.0", AUDIO.replace("7000", "0")]),
         (["m=audio 0 RTP/AVP 0"], [plan(ice=FORCED)], [f"c=IN IP4 {OURS}", "m=audio 30000 UDP/TLS/RTP/SAVPF 0"]),
