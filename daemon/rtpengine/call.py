@@ -253,7 +253,7 @@ class Call:
         opened: list[PortSet] = []
         try:
             return [
-                self._plan_section(known[i] if i < len(known) else Section(), i, offer, exchange, opened)
+                self._plan_section(known[i] if i < len(known) else _further(known), i, offer, exchange, opened)
                 for i, offer in enumerate(offers, exchange.first)
             ]
         except BaseException:
@@ -309,6 +309,7 @@ class Call:
             handover=how.media_handover,
             prefers=how.dtls,
             keying=known.keying,
+            pitch=known.pitch,
             reach=known.reach,
             unsettled=unsettled,
         )
@@ -464,6 +465,14 @@ class Call:
             ufrag=party.reach.local.ufrag if party.reach.mode == "agent" and party.reach.local else "",
             formats=wanted.formats,
         )
+
+
+def _further(known: list[Section]) -> Section:
+    """One section more: each party is where it is in the first one, as long as nothing else is said."""
+    if not known:
+        return Section()
+    first, second = (Media(Party(family=side.party.family)) for side in known[0].sides)
+    return Section((first, second))
 
 
 def join_sides(section: Section) -> None:

@@ -96,6 +96,22 @@ def offered(
     return known._replace(told=told, own=own, role=_offered_role(known, dtls))
 
 
+def pitched(before: Keying, told: Keying) -> Keying:
+    """All that an answer may be to: what is ``told`` now, and what was told ``before`` and has no answer yet.
+
+    One offer goes to several destinations as several, and to each over the profile and with the keys that suit it.
+    """
+    lines = [line for line in before.told if not any(_same_use(line.keys, ours.keys) for ours in told.told)]
+    own = tuple(dict.fromkeys((*told.own, *before.own)))
+    return Keying(told=(*told.told, *lines), own=own, role=told.role or before.role)
+
+
+def reopened(known: Keying, pitch: Keying) -> Keying:
+    """What stands with a party before it answers: also one that answers after another one of the same offer."""
+    own = tuple(dict.fromkeys((*known.own, *pitch.own)))
+    return known._replace(told=pitch.told or known.told, own=own, role=known.role or pitch.role)
+
+
 def answered(known: Keying, answer: MediaOffer) -> Keying:
     """What the answerer has chosen of what it was told; no keys where that is none of it."""
     if does_dtls(answer) and known.role:

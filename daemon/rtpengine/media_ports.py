@@ -29,14 +29,16 @@ class MediaPorts:
     tracks: dict[int, Track] = field(default_factory=dict)
 
     def find(self, key: Endpoint | None, family: int, pairs: int) -> PortSet | None:
-        """The open set to use towards ``key`` (None: whichever is in use), None if another must be opened.
+        """The open set to use towards ``key`` (None: that in use, or last used), None if another must be opened.
 
         Sets that have retired but are still open count, so that who takes back a rejection gets the same ports.
         """
         found = self.current if key is None else self.sets.get(key)
-        found = found or self.sets.get(None)
-        if found is not None and found.family == family and len(found.streams) >= 2 * pairs:
-            return found
+        # Of several destinations of an offer, one may answer that was told of an earlier set.
+        earlier = list(reversed(self.retired)) if key is None else []
+        for ports in [found or self.sets.get(None), *earlier]:
+            if ports is not None and ports.family == family and len(ports.streams) >= 2 * pairs:
+                return ports
         return None
 
     def use(self, key: Endpoint | None, ports: PortSet, now: float) -> None:
@@ -47,6 +49,8 @@ class MediaPorts:
             displaced = self.sets.get(key)
             if displaced is not None and displaced != ports:
                 self.retired.setdefault(displaced, now)
+            # One key per set: a party whose ports stay whatever its peer does would collect one for each address.
+            self.sets = {known: held for known, held in self.sets.items() if held != ports}
             self.sets[key] = ports
         self.retired.pop(ports, None)
         if self.current is not None and self.current != ports:

@@ -17,6 +17,7 @@ class Party(NamedTuple):
     ``prefers`` is the DTLS role that the SIP proxy wants us to take towards it.
     ``unsettled``: ``offer`` would put RTP in the place of something else, or something else in that of RTP, and has no
     answer yet; until then, or for ever if it is refused, the section goes on as what it was (RFC 3264 8).
+    ``pitch`` is all that it may choose its keys from: what it was told in the last offer, and whoever shares its ports.
     """
 
     offer: MediaOffer | None = None
@@ -33,6 +34,7 @@ class Party(NamedTuple):
     keying: Keying = Keying()
     reach: Reach = Reach()
     unsettled: bool = False
+    pitch: Keying = Keying()
 
     @property
     def is_rtp(self) -> bool:
@@ -125,7 +127,11 @@ def mux_of_offer(speaker: Party, listener: Party, offer: MediaOffer, how: Signal
         return Mux("reject" not in how.rtcp_mux, speaker_fixed=True, listener=False)
     if how.rtcp_mux & {"accept", "reject"}:
         return Mux("accept" in how.rtcp_mux, speaker_fixed=True, listener=True)
-    return Mux(speaker.rtcp_mux, speaker_fixed=False, listener=True)
+    if offer.mux_only:
+        return Mux(speaker=True, speaker_fixed=True, listener=True)  # RFC 8858 4.3: there is no other answer
+    # Another destination of the same offer may have been told otherwise, and either can answer.
+    forked = speaker.mux_fixed and speaker.rtcp_mux and listener.offer is None
+    return Mux(speaker.rtcp_mux, speaker_fixed=forked, listener=True)
 
 
 def mux_of_answer(speaker: Party, listener: Party, offer: MediaOffer, _how: Signalling) -> Mux:

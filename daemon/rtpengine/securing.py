@@ -44,6 +44,9 @@ class Securing:
             return speaker, listener
         speaker = speaker._replace(keying=self._speaker_keying(speaker))
         listener = listener._replace(keying=self._listener_keying(speaker, listener))
+        if self._is_offer and self._offer.profile is not None:
+            before = self._asked.pitch if self._asked.offer is None else Keying()
+            listener = listener._replace(pitch=keying.pitched(before, listener.keying))
         goes_on = self._offer.profile is None and speaker.unsettled
         if self._offer.profile is None and not self._is_checked():
             if goes_on:
@@ -68,7 +71,7 @@ class Securing:
             return Keying()
         if self._is_offer:
             return self._asking.keying
-        return keying.answered(self._asking.keying, self._offer)
+        return keying.answered(keying.reopened(self._asking.keying, self._asking.pitch), self._offer)
 
     def _listener_keying(self, speaker: Party, listener: Party) -> Keying:
         if not self._is_secure(listener, speaker):
@@ -84,6 +87,8 @@ class Securing:
         known = self._asked.keying
         if _is_over_tls(self._asked) != _is_over_tls(listener):
             known = Keying()
+        if said is None:
+            known = known._replace(own=self._asked.pitch.own or known.own)
         return keying.offered(
             known, self._offer, listener.protocol, self._how, self._tools, same_feedback=same_feedback
         )

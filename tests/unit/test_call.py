@@ -158,6 +158,16 @@ class TestReoffer:
         assert ports(plans) == [30000, 30004, 30008][:count]
         assert len(call.dialogues[0].sections) == max(2, count)
 
+    def test_a_further_section_is_in_the_family_of_the_first(self, call: Call, transport: FakeTransport) -> None:
+        """It shares the c= line of the session level, so it must not be on ports of the other family."""
+        call.offer("a", [audio(A)], Signalling(family=IPV6), 1.0)
+        call.answer("a", "b", [audio(A6)], PLAIN, 2.0)
+        plans = call.offer("a", [audio(A), audio(A2)], PLAIN, 3.0)
+        assert {plan.local.address for plan in plans if plan.local} == {"2001:db8::2"}
+        plans = call.answer("a", "b", [audio(A6), audio(None)], PLAIN, 4.0)
+        assert {plan.local.address for plan in plans if plan.local} == {"198.51.100.2"}
+        assert [ports.family for ports in transport.opened.values()] == [6, 4, 6, 4]
+
     def test_null_address_mutes_and_keeps_ports_and_endpoint(self, call: Call, transport: FakeTransport) -> None:
         place(call)
         (plan,) = call.offer("a", [audio(NULL, direction=DIRECTIONS["inactive"])], PLAIN, 3.0)
@@ -216,6 +226,16 @@ class TestForking:
         assert transport.configs[30000].rtp_sink == 30004
         assert transport.configs[30004].peer == A and transport.configs[30004].rtp_sink == 30000
         assert call.leg("a").active is call.leg("b2").active  # type: ignore[union-attr]
+
+    def test_an_answerer_in_another_family_is_sent_to_from_the_port_that_it_was_told(
+        self, call: Call, transport: FakeTransport
+    ) -> None:
+        """One offer for two destinations, an IPv4 and an IPv6 one, and the former answers."""
+        assert ports(call.offer("a", [audio(A)], Signalling(family=4), 1.0)) == [30000]
+        assert ports(call.offer("a", [audio(A)], Signalling(family=6), 1.0)) == [30004]
+        assert ports(call.answer("a", "b", [audio(B)], PLAIN, 2.0)) == [30002]
+        assert call.dialogues[0].sections[0].sides[1].ports.current == transport.opened[30000]
+        assert transport.configs[30002].rtp_sink == 30000
 
     def test_an_earlier_answerer_is_taken_up_again(self, call: Call, transport: FakeTransport) -> None:
         place(call)

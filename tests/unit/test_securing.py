@@ -150,6 +150,73 @@ def test_who_does_dtls_keeps_its_ports_when_the_other_party_moves(call: Call) ->
     assert offer(call, audio(A2), TO_BROWSER, 3.0).local == first.local
 
 
+def test_a_party_of_fixed_ports_remembers_one_address_of_the_other(call: Call) -> None:
+    offer(call, audio(A), TO_BROWSER)
+    answer(call, browser(B, ICE_B, setup="active", fingerprints=(PRINT_B,)))
+    for i in range(100):
+        offer(call, audio(Endpoint(A.address, 5000 + 2 * i)), TO_BROWSER, 3.0 + i)
+    assert [list(ports.sets) for ports in call.media_ports] == [[B], [Endpoint(A.address, 5198)]]
+
+
+BROWSER_B = browser(B, ICE_B, setup="active", fingerprints=(PRINT_B,))
+SDES_B = sdes(B, KEY_B)
+TO_SDES = Signalling(protocol="RTP/SAVP", ice="remove", dtls="off")
+
+
+KINDS = {"p": (audio(B), TO_PHONE), "s": (SDES_B, TO_SDES), "d": (BROWSER_B, TO_BROWSER)}
+ORDERS = ["psd", "pds", "spd", "sdp", "dps", "dsp", "sps", "dpd"]
+
+
+@pytest.mark.parametrize("early", [None, audio(A2), sdes(A2, KEY_B), BROWSER_B._replace(endpoint=A2, ice=ICE_A2)])
+@pytest.mark.parametrize(("order", "answering"), [(order, kind) for order in ORDERS for kind in sorted(set(order))])
+def test_one_offer_for_destinations_of_all_kinds(
+    call: Call, transport: FakeTransport, order: str, answering: str, early: MediaOffer | None
+) -> None:
+    """The SIP proxy asks once per destination, under one tag; whoever answers has the keys that it was told.
+
+    ``early`` is what another destination has answered before, with early media.
+    """
+    told = {kind: offer(call, audio(A), KINDS[kind][1]) for kind in order}
+    if early is not None:
+        call.answer("a", "early", [early], ANSWER, 1.5)
+    answer(call, KINDS[answering][0], Signalling(ice="remove"))
+    config = transport.configs[30000]
+    assert (config.secure, config.dtls) == (answering != "p", answering == "d")
+    if answering == "s":
+        assert transport.keys[30000][1:] == (KEY_B, told["s"].crypto[0].keys)
+    if answering == "d":
+        (peering,) = [p for p in call.peerings() if p.handles(30000)]
+        assert peering.dtls_state(30000) == "new" and peering.wanted.party.keying.fingerprints == (PRINT_B,)
+
+
+def test_each_answerer_of_a_fork_chooses_its_suite(call: Call, transport: FakeTransport) -> None:
+    other = SrtpKeys("AES_CM_128_HMAC_SHA1_32", b"c" * 16, b"d" * 14)
+    to_b = offer(call, sdes(A, KEY_A, other), Signalling(dtls="off"))
+    assert [line.keys for line in to_b.crypto] == [KEY_A, other]
+    call.answer("a", "early", [sdes(A2, KEY_B)], ANSWER, 1.5)
+    theirs = other._replace(key=b"e" * 16)
+    answer(call, audio(B, "RTP/SAVP", crypto=(CryptoLine(2, theirs),)))
+    assert transport.keys[30000][1:] == (theirs, other)
+
+
+@pytest.mark.parametrize(
+    ("said", "again", "muxed"),
+    [
+        ({}, Signalling(ice="optional"), True),  # a plain phone and a browser were asked, the phone answers
+        ({"mux_only": True}, None, True),
+        ({"mux_only": True}, Signalling(rtcp_mux=frozenset({"reject"})), False),
+    ],
+)
+def test_who_can_take_no_other_answer_gets_rtcp_mux(
+    call: Call, said: dict[str, object], again: Signalling | None, muxed: bool
+) -> None:
+    """RFC 8858 4.3, and browsers, which want it in any case."""
+    offer(call, browser(**said), TO_PHONE if not said else Signalling(protocol="RTP/AVP", ice="remove"))
+    if again is not None:
+        offer(call, browser(**said), again)
+    assert answer(call, audio(B)).rtcp_mux is muxed
+
+
 def test_a_downgrade_to_plain_takes_keys_and_secrecy_away(call: Call, transport: FakeTransport) -> None:
     offer(call, sdes(A, KEY_A), Signalling(dtls="off"))
     answer(call, sdes(B, KEY_B))
