@@ -112,6 +112,15 @@ def reopened(known: Keying, pitch: Keying) -> Keying:
     return known._replace(told=pitch.told or known.told, own=own, role=known.role or pitch.role)
 
 
+def after_rejection(known: Keying) -> Keying:
+    """What is left of it where a section has been rejected: who takes that back has let go of its DTLS association."""
+    if not known.fingerprints:
+        return known
+    return known._replace(
+        fingerprints=(), association=known.association + 1, remote=None, tls_id=None, told_tls_id=None
+    )
+
+
 def answered(known: Keying, answer: MediaOffer) -> Keying:
     """What the answerer has chosen of what it was told; no keys where that is none of it."""
     if does_dtls(answer) and known.role:

@@ -29,13 +29,13 @@ class MediaPorts:
     tracks: dict[int, Track] = field(default_factory=dict)
 
     def find(self, key: Endpoint | None, family: int, pairs: int) -> PortSet | None:
-        """The open set to use towards ``key`` (None: that in use, or last used), None if another must be opened.
+        """The open set to use towards ``key`` (None: that in use, or one before), None if another must be opened.
 
         Sets that have retired but are still open count, so that who takes back a rejection gets the same ports.
         """
         found = self.current if key is None else self.sets.get(key)
         # Of several destinations of an offer, one may answer that was told of an earlier set.
-        earlier = list(reversed(self.retired)) if key is None else []
+        earlier = list(reversed(self.retired)) if key is None and self.current is not None else []
         for ports in [found or self.sets.get(None), *earlier]:
             if ports is not None and ports.family == family and len(ports.streams) >= 2 * pairs:
                 return ports

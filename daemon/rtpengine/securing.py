@@ -42,6 +42,8 @@ class Securing:
         """Sender and recipient with their new keys and ICE."""
         if self._offer.rejected:
             return speaker, listener
+        if self._is_offer:
+            self._asking, self._asked = _renewed(self._asking), _renewed(self._asked)
         speaker = speaker._replace(keying=self._speaker_keying(speaker))
         listener = listener._replace(keying=self._listener_keying(speaker, listener))
         if self._is_offer and self._offer.profile is not None:
@@ -152,6 +154,12 @@ class Securing:
         """An answer repeats the offerer's own name of the section (RFC 5888 9.1), of which the answerer never heard."""
         said = self._asked.offer
         return said.mid if said is not None and not self._is_offer else None
+
+
+def _renewed(party: Party) -> Party:
+    if party.offer is None or not party.offer.rejected:
+        return party
+    return party._replace(keying=keying.after_rejection(party.keying))
 
 
 def _is_over_tls(party: Party) -> bool:

@@ -236,6 +236,31 @@ def test_an_ice_restart_of_the_offerer_gets_new_credentials(call: Call) -> None:
     assert answer(call, audio(B), ANSWER, 6.0).ice.credentials != first
 
 
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_rejected_section_that_is_taken_back_shakes_hands_again(
+    call: Call, transport: FakeTransport, again: int
+) -> None:
+    """A browser that stops a transceiver and uses its section anew has another DTLS transport (RFC 9429 5.2.2)."""
+    plain = audio(B)
+    offer(call, browser(), TO_PHONE)
+    to_a = answer(call, plain)
+    assert to_a.local is not None
+    (peering,) = [p for p in call.peerings() if p.handles(to_a.local.port)]
+    first = peering._endpoints[to_a.local.port]
+    offer(call, browser(), TO_PHONE, 2.5)
+    answer(call, plain, ANSWER, 2.6)
+    assert peering._endpoints[to_a.local.port] is first
+    offer(call, MediaOffer("audio", None, None, "UDP/TLS/RTP/SAVPF", rejected=True), TO_PHONE, 3.0)
+    answer(call, MediaOffer("audio", None, None, "RTP/AVP", rejected=True), ANSWER, 4.0)
+    for _ in range(again):
+        offer(call, browser(ice=ICE_A2), TO_PHONE, 5.0)
+    back = answer(call, plain, ANSWER, 6.0)
+    assert (back.local, back.setup) == (to_a.local, "active")
+    second = peering._endpoints[to_a.local.port]
+    assert second is not first and second.state == "new"
+    assert peering._associations[to_a.local.port][0] == 1
+
+
 def test_reset_forgets_what_was_agreed_with_the_recipient(call: Call) -> None:
     first = offer(call, audio(A), TO_BROWSER).ice.credentials
     answer(call, browser(B, ICE_B, setup="active", fingerprints=(PRINT_B,)))
