@@ -266,13 +266,19 @@ class Call:
     ) -> _Step:
         sender, how, _, is_offer = exchange
         asking, asked = section.sides[sender], section.sides[1 - sender]
-        mux = (mux_of_offer if is_offer else mux_of_answer)(asking.party, asked.party, offer, how)
-        unsettled = is_offer and is_unsettling(asking.party, asked.party, offer)
+        told = asked.party
+        if offer.rejected and is_offer and asking.party.is_live and told.is_live:
+            return self._withdrawal(section, index, offer, exchange)
+        if not is_offer and told.offer is not None and (told.withdrawn or told.offer.rejected):
+            # RFC 3264 8.2: the answer ends the section, whatever port it names.
+            offer, told = offer._replace(rejected=True), told._replace(offer=told.offer._replace(rejected=True))
+        mux = (mux_of_offer if is_offer else mux_of_answer)(asking.party, told, offer, how)
+        unsettled = is_offer and is_unsettling(asking.party, told, offer)
         speaker = self._speaker(asking.party, offer, how, mux, unsettled=unsettled)
-        listener = self._listener(asked.party, speaker, offer, how, mux, is_offer=is_offer)
+        listener = self._listener(told, speaker, offer, how, mux, is_offer=is_offer)
         securing = None
-        if is_concerned(how, asking.party, asked.party, speaker, listener):
-            securing = Securing(asking.party, asked.party, offer, how, self.tools, is_offer=is_offer)
+        if is_concerned(how, asking.party, told, speaker, listener):
+            securing = Securing(asking.party, told, offer, how, self.tools, is_offer=is_offer)
             speaker, listener = securing.negotiate(speaker, listener)
         # The recipient's ports belong to the sender's endpoint; the sender's own wait for the recipient to speak.
         keys = (listener.endpoint, _key(offer))
@@ -280,7 +286,7 @@ class Call:
             ports: tuple[PortSet | None, PortSet | None] = (None, None)
         else:
             # Who has checked its way to a port, or shaken hands there, is not sent to another one.
-            key = None if asked.party.is_bound else keys[1]
+            key = None if told.is_bound else keys[1]
             listening = self._ports(asked.ports, key, listener.family, offer.ports, opened)
             ports = (self._sender_ports(asking.ports, keys[0], speaker.family, offer.ports, opened), listening)
         plan = self._media_plan(listener, offer, ports[1], how, is_offer=is_offer)
@@ -290,6 +296,17 @@ class Call:
         if sender == 0:
             return _Step(section, (speaker, listener), keys, ports, plan)
         return _Step(section, (listener, speaker), (keys[1], keys[0]), (ports[1], ports[0]), plan)
+
+    def _withdrawal(self, section: Section, index: int, offer: MediaOffer, exchange: _Exchange) -> _Step:
+        """Port 0 in a re-offer, as beside a fax: until the answer, or for ever if there is none, all goes on."""
+        sender, how, _, _ = exchange
+        asking, asked = (section.sides[side].party for side in (sender, 1 - sender))
+        plan = self._media_plan(asked, offer, None, how, is_offer=True)
+        plan = Securing(asking, asked, offer, how, self.tools, is_offer=True).told(plan, asked, index, None)
+        asking = asking._replace(withdrawn=True)
+        first, second = section.sides
+        ports = (first.ports.current, second.ports.current)
+        return _Step(section, (asking, asked) if sender == 0 else (asked, asking), (None, None), ports, plan)
 
     def _speaker(self, known: Party, offer: MediaOffer, how: Signalling, mux: Mux, *, unsettled: bool) -> Party:
         """The sender of this SDP: its own words replace what was known."""
@@ -326,6 +343,7 @@ class Call:
             family=self._family(known, how),
             rtcp_mux=mux.listener,
             unsettled=is_offer and known.unsettled,
+            withdrawn=False,
         )
 
     def _family(self, known: Party, how: Signalling) -> int:

@@ -17,6 +17,7 @@ class Party(NamedTuple):
     ``prefers`` is the DTLS role that the SIP proxy wants us to take towards it.
     ``unsettled``: ``offer`` would put RTP in the place of something else, or something else in that of RTP, and has no
     answer yet; until then, or for ever if it is refused, the section goes on as what it was (RFC 3264 8).
+    ``withdrawn``: it has offered to end the section, and has no answer yet; ``offer`` is the one before.
     ``pitch`` is all that it may choose its keys from: what it was told in the last offer, and whoever shares its ports.
     """
 
@@ -35,6 +36,7 @@ class Party(NamedTuple):
     reach: Reach = Reach()
     unsettled: bool = False
     pitch: Keying = Keying()
+    withdrawn: bool = False
 
     @property
     def is_rtp(self) -> bool:
@@ -55,6 +57,11 @@ class Party(NamedTuple):
     def is_bound(self) -> bool:
         """Whether it has been told a port of ours for ICE or DTLS, which go on there whatever the other party does."""
         return self.reach.mode != "" or self.keying.role != ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it takes part in the section."""
+        return self.offer is not None and not self.offer.rejected
 
     @property
     def stranger_allowed(self) -> bool:
@@ -96,7 +103,7 @@ def formats_of(party: Party, other: Party) -> tuple[Format, ...]:
 
 def is_unsettling(asking: Party, asked: Party, offer: MediaOffer) -> bool:
     """Whether an offer has to wait for its answer before the section between the two becomes RTP, or ceases to be."""
-    if any(said is None or said.rejected for said in (asking.offer, asked.offer)):
+    if not (asking.is_live and asked.is_live):
         return False
     return asking.is_rtp != (offer.profile is not None)
 

@@ -209,6 +209,35 @@ class TestRejection:
         assert ports(call.offer("a", [audio(A)], PLAIN, 4.0)) == [30000]
         assert ports(call.answer("a", "b", [audio(B)], PLAIN, 5.0)) == [30002]
 
+    def test_in_a_reoffer_waits_for_the_answer(self, call: Call, transport: FakeTransport) -> None:
+        """A fax is offered beside a rejected section, and refused; who refuses says so in SIP only (RFC 3264 8)."""
+        fax = audio(A2, kind="image", protocol="UDPTL", rtcp=None)
+        place(call)
+        before = dict(transport.configs)
+        for _ in range(2):
+            assert ports(call.offer("a", [audio(A, rejected=True), fax], PLAIN, 3.0)) == [None, 30004]
+            assert before.items() <= transport.configs.items()
+        assert ports(call.offer("b", [audio(B)], PLAIN, 4.0)) == [30002]
+        assert ports(call.answer("b", "a", [audio(A)], PLAIN, 5.0)) == [30000]
+        assert before.items() <= transport.configs.items()
+        assert not any(media_ports.retired for media_ports in call.media_ports)
+
+    @pytest.mark.parametrize("obeyed", [True, False])
+    @pytest.mark.parametrize("offerer", ["a", "b"])
+    def test_in_a_reoffer_counts_with_the_answer(
+        self, call: Call, transport: FakeTransport, offerer: str, obeyed: bool
+    ) -> None:
+        """RFC 3264 8.2: the answer has port 0 too, or is told so where it has not."""
+        place(call)
+        first, second = (A, B) if offerer == "a" else (B, A)
+        answerer = "b" if offerer == "a" else "a"
+        call.offer(offerer, [audio(first, rejected=True)], PLAIN, 3.0)
+        for _ in range(2):
+            assert ports(call.answer(offerer, answerer, [audio(second, rejected=obeyed)], PLAIN, 4.0)) == [None]
+        assert {c.rtp_sink for c in transport.configs.values()} == {0}
+        assert [since for held in call.media_ports for since in held.retired.values()] == [4.0, 4.0]
+        assert ports(call.offer(offerer, [audio(first)], PLAIN, 5.0)) == [30000 if offerer == "a" else 30002]
+
     def test_in_one_branch_leaves_the_other_its_ports(self, call: Call, transport: FakeTransport) -> None:
         call.offer("a", [audio(A)], PLAIN, 1.0)
         call.answer("a", "b", [audio(B, rejected=True)], PLAIN, 2.0)

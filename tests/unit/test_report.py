@@ -145,6 +145,8 @@ def test_rtcp_mux_flags(call: Call) -> None:
 
 def test_rejected_sections_have_no_streams(call: Call) -> None:
     call.offer("a", [audio(A, rejected=True)], PLAIN, 1006.0)
+    assert len(report(call).query()["streams"]) == 1  # until the answer, which may never come
+    call.answer("a", "b", [audio(B, rejected=True)], PLAIN, 1007.0)
     assert report(call).query()["streams"] == []
 
 
