@@ -21,6 +21,8 @@ from speech import FRAME_MS, PCMA, PCMU, Recording, write_wav
 
 _IPV4, _IPV6 = "127.0.0.1", "::1"
 _REFRESH_S = 0.2
+# What has not arrived by then is lost, however busy the machine is.
+_PATIENCE_S = 10.0
 
 
 class Act(NamedTuple):
@@ -108,6 +110,7 @@ class DemoCall:
                 self._signal(act, alice, bob)
                 self._play(act, alice, bob, done)
                 done += act.frames
+            _await(lambda: _all_heard(alice, bob) and _all_heard(bob, alice))
             time.sleep(PATIENCE_NS / 1e9)
             reply = self._ng.request("query", self._keys)
             by_kernel = self._forwarded() if self._forwarded else None
@@ -183,8 +186,13 @@ class DemoCall:
                 alice.hang_up()
                 bob.hang_up()
                 raise
-        # The last packet has its 20 ms too before anything is signalled.
+        # The last packet has its 20 ms too before anything is signalled, and more where the daemon is late.
         time.sleep(FRAME_MS / 1000)
+        _await(lambda: self._has_counted_all(alice, bob))
+
+    def _has_counted_all(self, alice: Phone, bob: Phone) -> bool:
+        reply = self._ng.request("query", self._keys)
+        return counters(reply, "alice-tag") == _sent(alice) and counters(reply, "bob-tag") == _sent(bob)
 
     def _watch(
         self, parties: Sequence[Future[None]], act: Act, alice: Phone, bob: Phone, start: float, done: int
@@ -249,6 +257,18 @@ class DemoCall:
             len(unharmed),
             wav,
         )
+
+
+def _await(condition: Callable[[], bool]) -> None:
+    """Return when something holds, or has not for long enough: what that means is told later."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(FRAME_MS / 1000)
+
+
+def _all_heard(speaker: Phone, listener: Phone) -> bool:
+    reports_too = len(listener.reports_heard) >= len(speaker.reports_sent)
+    return reports_too and not measure(speaker.law, list(speaker.said), list(listener.heard)).lost
 
 
 def _live(speaker: Phone, listener: Phone) -> tuple[str, StreamResult]:

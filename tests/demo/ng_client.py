@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import bencodepy
 
-_ATTEMPTS = 3
+_ATTEMPTS = 10
 _MAX_DATAGRAM = 65535
 
 

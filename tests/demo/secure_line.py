@@ -18,7 +18,7 @@ from phone_sdp import Address
 from pylibsrtp import Policy, Session
 from stun_client import HOST_PRIORITY, check, is_stun, is_success
 
-_CONNECT_S = 10.0
+_CONNECT_S = 30.0
 _CHECK_INTERVAL_S = 0.05
 _EXPORTER = b"EXTRACTOR-dtls_srtp"
 _MTU = 1200
