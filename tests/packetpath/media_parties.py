@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,9 @@ from rtpengine.media import Endpoint, StreamConfig
 from rtpengine.packetpath import PacketPath
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+RECEIVE_BUFFER = 1 << 20
 
 
 def rtp(seq: int, ssrc: int = 1, payload_type: int = 0, payload: bytes = b"\xd5" * 160) -> bytes:
@@ -28,6 +31,9 @@ def rtcp(packet_type: int, words: int = 6, ssrc: int = 1) -> bytes:
 def udp_socket(family: int = 4, address: str | None = None) -> socket.socket:
     """A bound UDP socket that waits at most DEADLINE_S."""
     sock = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+    for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):
+        with suppress(PermissionError):  # as much as everybody may have, and as root as is good for a late reader
+            sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
     sock.bind((address or LOOPBACK[family], 0))
     sock.settimeout(DEADLINE_S)
     return sock
