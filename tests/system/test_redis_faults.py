@@ -11,9 +11,11 @@ import pytest
 from systemlab.daemon import Daemon, wait_until
 from systemlab.media import Dialogue, Party, both_ways
 from systemlab.netns import Lab
-from systemlab.redisserver import RedisServer, settled
+from systemlab.redisserver import TELLS, RedisServer, settled
 
-OPTIONS = ("--redis=127.0.0.1:6379", "--redis-db=0", "--port-min=30000", "--port-max=30999", "--redis-instance=one")
+OPTIONS = (
+    "--redis=127.0.0.1:6379", "--redis-db=0", "--port-min=30000", "--port-max=30999", "--redis-instance=one", TELLS,
+)  # fmt: skip
 NAME = "Redis (127.0.0.1:6379, database 0)"
 
 Start = Callable[..., Daemon]
@@ -40,11 +42,11 @@ def place(lab: Lab) -> Iterator[Call]:
 
 
 def logged(daemon: Daemon, text: str, times: int = 1) -> bool:
-    return wait_until(lambda: daemon.log.count(text) >= times, 20)
+    return wait_until(lambda: daemon.log.count(text) >= times, 60)
 
 
 def stored(redis: RedisServer, count: int) -> bool:
-    return wait_until(lambda: redis.calls() == count, 20)
+    return wait_until(lambda: redis.calls() == count, 60)
 
 
 @pytest.mark.parametrize("fault", ["away", "frozen"])
@@ -90,14 +92,14 @@ def test_restarted_at_once_with_older_data(launch: Start, redis: RedisServer, pl
     assert stored(redis, 2)
     ended.delete()
     assert stored(redis, 1)
-    settled(redis)
+    settled(daemon)
     redis.stop()
     redis.start()
     assert wait_until(lambda: redis.keys("rtpengine:one:call:*") == {f"rtpengine:one:call:{kept.call_id}"}, 20)
     assert logged(daemon, "stores calls again, 1 of them")
-    settled(redis)
+    settled(daemon)
     daemon.process.kill()
-    daemon.process.wait(10)
+    daemon.process.wait(60)
     second = launch(*OPTIONS)
     assert "1 of 1 calls restored" in second.log
     kept.ng = second.ng
@@ -115,7 +117,7 @@ def test_older_data_of_the_daemon_before(launch: Start, redis: RedisServer, plac
     second = launch(*OPTIONS)
     place(second)
     assert stored(redis, 1)
-    settled(redis)
+    settled(second)
     redis.stop()
     redis.start()
     assert logged(second, "stores calls again, 1 of them")
@@ -128,7 +130,7 @@ def test_connections_that_are_cut(launch: Start, redis: RedisServer, place: Call
     daemon = launch(*OPTIONS)
     call = place(daemon)
     assert stored(redis, 1)
-    settled(redis)
+    settled(daemon)
     redis.command("DEL", f"rtpengine:one:call:{call.call_id}")
     redis.command("CLIENT", "KILL", "TYPE", "normal")
     assert logged(daemon, f"{NAME} does not store calls: the connection was cut")
@@ -223,9 +225,9 @@ def test_wrong_data_is_refused_call_by_call(launch: Start, redis: RedisServer, p
     first = launch(*OPTIONS)
     calls = [place(first) for _ in range(3)]
     assert stored(redis, 3)
-    settled(redis)
+    settled(first)
     first.process.kill()
-    first.process.wait(10)
+    first.process.wait(60)
     good, other, taken = (f"rtpengine:one:call:{call.call_id}" for call in calls)
     for number, data in enumerate(WRONG.values()):
         redis.command("SADD", "rtpengine:one:calls", f"wrong-{number}")
@@ -270,10 +272,10 @@ def test_one_that_was_away_at_the_start(launch: Start, redis: RedisServer, place
     first = launch(*OPTIONS)
     call = place(first)
     assert stored(redis, 1)
-    settled(redis)
+    settled(first)
     snapshot = redis.command("GET", f"rtpengine:one:call:{call.call_id}")
     first.process.kill()
-    first.process.wait(10)
+    first.process.wait(60)
     redis.stop()
     second = launch(*OPTIONS)
     assert logged(second, f"{NAME} does not store calls: it cannot be reached")

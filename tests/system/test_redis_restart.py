@@ -13,10 +13,10 @@ from systemlab.daemon import Daemon, wait_until
 from systemlab.live import Live, LiveDialogue, both_hear, heard
 from systemlab.media import Party
 from systemlab.netns import Host, Lab
-from systemlab.redisserver import RedisServer, settled
+from systemlab.redisserver import TELLS, RedisServer, settled
 from test_profiles import browser, speaks
 
-OPTIONS = ("--redis=127.0.0.1:6379", "--redis-db=5", "--port-min=30000", "--port-max=30999")
+OPTIONS = ("--redis=127.0.0.1:6379", "--redis-db=5", "--port-min=30000", "--port-max=30999", TELLS)
 
 Start = Callable[..., Daemon]
 
@@ -57,10 +57,10 @@ async def test_all_calls_are_back_with_their_ports_keys_and_peers(
         calls[name] = await dial(lab, first, dialogues, *pair()).set_up()
         await both_hear(calls[name])
     before = {name: dialogue.query()["tags"] for name, dialogue in calls.items()}
-    assert wait_until(lambda: redis.calls(5) == len(PAIRS), 10)
-    settled(redis)
+    assert wait_until(lambda: redis.calls(5) == len(PAIRS))
+    settled(first)
     first.process.kill()
-    first.process.wait(10)
+    first.process.wait(60)
 
     second = launch(*OPTIONS)
     assert f"{len(PAIRS)} of {len(PAIRS)} calls restored in" in second.log
@@ -74,7 +74,7 @@ async def test_all_calls_are_back_with_their_ports_keys_and_peers(
         await both_hear(calls[name])
     for dialogue in calls.values():
         dialogue.delete()
-    assert wait_until(lambda: redis.keys("rtpengine:*:call*", 5) == set(), 10)
+    assert wait_until(lambda: redis.keys("rtpengine:*:call*", 5) == set())
     assert second.stop() == 0
     assert "Traceback" not in second.log + first.log
 
@@ -104,11 +104,12 @@ async def test_parties_notice_no_more_than_a_gap(
 
     talking = asyncio.create_task(talk())
     await asyncio.sleep(0.5)
+    await asyncio.to_thread(settled, first)
     first.process.kill()
-    first.process.wait(10)
+    first.process.wait(60)
     restarted = await asyncio.to_thread(launch, *OPTIONS)
     heard_before = len(other.heard)
-    assert await asyncio.to_thread(wait_until, lambda: len(other.heard) > heard_before + 20, 10)
+    assert await asyncio.to_thread(wait_until, lambda: len(other.heard) > heard_before + 20)
     stop.set()
     await talking
     await asyncio.sleep(0.2)
@@ -128,12 +129,12 @@ async def test_no_srtcp_index_comes_twice(
     first = launch(*OPTIONS)
     call = await dial(lab, first, dialogues, speaks("RTP/AVP"), speaks("RTP/SAVP")).set_up()
     _, other = call.sides
-    settled(redis)
+    settled(first)
     for _ in range(3):
         # More than Redis has heard of.
         await both_hear(call)
     first.process.kill()
-    first.process.wait(10)
+    first.process.wait(60)
     second = launch(*OPTIONS)
     await both_hear(call)
     indices = [int.from_bytes(packet[-14:-10], "big") & 0x7FFFFFFF for packet in other.raw if 192 <= packet[1] <= 223]
@@ -156,9 +157,9 @@ async def test_another_machine_takes_over_with_the_address(
         calls = [await dial(lab, first, dialogues, *PAIRS[name]()).set_up() for name in PAIRS]
         for call in calls:
             await both_hear(call)
-        settled(redis)
+        settled(first)
         first.process.kill()
-        first.process.wait(10)
+        first.process.wait(60)
         _move_address(floating, lab.relay, lab.c)
         second = launch(*options, "--control-allow=0.0.0.0/0", host=lab.c, **more)
         assert f"{len(calls)} of {len(calls)} calls restored" in second.log
@@ -166,7 +167,7 @@ async def test_another_machine_takes_over_with_the_address(
             call.ng = second.ng
             await both_hear(call)
             call.delete()
-        assert wait_until(lambda: redis.calls() == 0, 10)
+        assert wait_until(lambda: redis.calls() == 0)
         assert second.stop() == 0
     finally:
         _move_address(floating, lab.c, lab.relay)
@@ -192,10 +193,10 @@ async def test_one_way_early_media_survives_too(
     first = launch(*OPTIONS)
     call = dial(lab, first, dialogues, speaks("RTP/SAVP"), speaks("RTP/AVP"))
     call.offer()
-    assert wait_until(lambda: redis.calls(5) == 1, 10)
-    settled(redis)
+    assert wait_until(lambda: redis.calls(5) == 1)
+    settled(first)
     first.process.kill()
-    first.process.wait(10)
+    first.process.wait(60)
     second = launch(*OPTIONS)
     call.ng = second.ng
     call.answer()

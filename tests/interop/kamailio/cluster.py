@@ -72,14 +72,14 @@ class Cluster:
             more = ("--replicaof", self.redis[0].address, str(REDIS_PORT)) if self.redis else ()
             self.redis.append(RedisServer(host, self._make("redis"), *more, address=host.ipv4[0], port=REDIS_PORT))
             self._stack.callback(self.redis[-1].stop)
-        assert wait_until(lambda: b"master_link_status:up" in self.redis[1].command("INFO", "replication"), 20)
+        assert wait_until(lambda: b"master_link_status:up" in self.redis[1].command("INFO", "replication"), 60)
         watchers = []
         for machine in self.network.machines.values():
             address = machine.ipv4[0]
             sentinel = Sentinel(machine, self._make("sentinel"), self.redis[0], address=address, port=SENTINEL_PORT)
             watchers.append(sentinel)
             self._stack.callback(sentinel.stop)
-        assert wait_until(lambda: all(each.others() == 2 for each in watchers), 30), "Sentinels do not find each other"
+        assert wait_until(lambda: all(each.knows(2) for each in watchers), 60), "Sentinels do not find each other"
 
     def _make(self, name: str) -> Path:
         directory = self._directory / f"{name}-{len(list(self._directory.iterdir()))}"

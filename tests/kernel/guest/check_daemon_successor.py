@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from check_daemon_handover import Traffic, in_kernel
 from daemonlab import PATIENCE_S, PORTS, Call, Daemon, Lab, call, control, forwarded, read, ruled, sdes, wait_for
-from systemlab.redisserver import RedisServer, settled
+from systemlab.redisserver import TELLS, RedisServer, settled
 
 pytest_plugins = ["daemonlab"]
 
@@ -113,13 +113,13 @@ def test_a_crash_and_a_restart_with_redis(start: Start, lab: Lab, tmp_path: Path
     with ExitStack() as stack:
         redis = RedisServer(lab.relay, tmp_path)
         stack.callback(redis.stop)
-        options = ("--redis=127.0.0.1:6379", "--redis-db=0")
+        options = ("--redis=127.0.0.1:6379", "--redis-db=0", TELLS)
         first = start(*options)
         made = calls_of(first)
         with Traffic(made) as traffic:
             assert wait_for(lambda: in_kernel(made)), first.log[-3000:]
             traffic.flows(20)
-            settled(redis)
+            settled(first)
             first.process.kill()
             first.process.wait(PATIENCE_S)
             traffic.flows(20)

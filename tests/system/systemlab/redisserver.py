@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from systemlab.daemon import wait_until
+from systemlab.daemon import Daemon, wait_until
 from systemlab.netns import Host
 
 PORT = 6379
+CLI_PORT = 9912
+# The option with which a daemon tells whether Redis has everything.
+TELLS = f"--listen-cli={CLI_PORT}"
 
 
 def require() -> None:
@@ -42,7 +45,7 @@ class RedisServer:
         """Start it, empty or with what it had at the last SAVE."""
         with self.log_file.open("ab") as log, self.host.inside():
             self.process = subprocess.Popen(self.command_line, stdout=log, stderr=log)
-        assert wait_until(self._answers, 10), self.log_file.read_text()
+        assert wait_until(self._answers, 60), self.log_file.read_text()
 
     def _answers(self) -> bool:
         try:
@@ -55,7 +58,7 @@ class RedisServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def freeze(self) -> None:
         """Have it accept connections and never answer."""
@@ -72,7 +75,7 @@ class RedisServer:
         with self.host.inside():
             sock = socket.socket()
         with sock:
-            sock.settimeout(5)
+            sock.settimeout(20)
             sock.connect((self.address, self.port))
             reader = sock.makefile("rb")
             if database:
@@ -98,7 +101,14 @@ class Sentinel(RedisServer):
     """One of those who watch the master ``calls``, and name another one when two of them find it dead."""
 
     def __init__(
-        self, host: Host, directory: Path, master: RedisServer, *, address: str = "127.0.0.1", port: int = 26379
+        self,
+        host: Host,
+        directory: Path,
+        master: RedisServer,
+        *,
+        address: str = "127.0.0.1",
+        port: int = 26379,
+        patience_s: int = 1,
     ) -> None:
         require()
         self.host, self.address, self.port = host, address, port
@@ -107,14 +117,15 @@ class Sentinel(RedisServer):
         config.write_text(
             f"port {port}\nbind {address}\ndir {directory}\nprotected-mode no\n"
             f"sentinel monitor calls {master.address} {master.port} 2\n"
-            "sentinel down-after-milliseconds calls 1000\nsentinel failover-timeout calls 5000\n"
+            f"sentinel down-after-milliseconds calls {patience_s}000\nsentinel failover-timeout calls 5000\n"
         )
         self.command_line = ["redis-server", str(config), "--sentinel"]
         self.start()
 
-    def others(self) -> int:
-        """How many other Sentinels it knows."""
-        return len(self.command("SENTINEL", "SENTINELS", "calls"))
+    def knows(self, others: int) -> bool:
+        """Whether it knows so many other Sentinels, and a replica that can take the master's place."""
+        names = len(self.command("SENTINEL", "SENTINELS", "calls"))
+        return names == others and len(self.command("SENTINEL", "REPLICAS", "calls")) == 1
 
 
 def _request(words: Any) -> bytes:
@@ -138,14 +149,17 @@ def _answer(reader: Any) -> Any:
     return text
 
 
-def settled(server: RedisServer, seconds: float = 0.5, timeout_s: float = 10) -> None:
-    """Wait until nothing has been written for a while."""
-    deadline, last, since = time.monotonic() + timeout_s, -1, time.monotonic()
-    while time.monotonic() < deadline:
-        info = server.command("INFO", "commandstats").decode()
-        count = sum(int(line.partition("calls=")[2].split(",")[0]) for line in info.splitlines() if "_exec:" in line)
-        if count != last:
-            last, since = count, time.monotonic()
-        elif time.monotonic() - since > seconds:
-            return
-        time.sleep(0.05)
+def settled(daemon: Daemon) -> None:
+    """Wait until Redis has everything that has happened; the daemon has TELLS among its options."""
+    assert daemon.ng.ping()  # what the workers have told before is looked at before that
+
+    def is_in_step() -> bool:
+        with daemon.host.inside():
+            sock = socket.socket()
+        with sock:
+            sock.settimeout(20)
+            sock.connect(("127.0.0.1", CLI_PORT))
+            sock.sendall(b"status\n")
+            return bool(json.loads(sock.makefile("rb").readline())["data"]["redis"] == "in step")
+
+    assert wait_until(is_in_step)
