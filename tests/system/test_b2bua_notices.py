@@ -58,19 +58,19 @@ def server(lab: Lab) -> Iterator[Server]:
 def test_what_is_reported_and_what_happens_meanwhile(
     lab: Lab, server: Server, start: Callable[..., Daemon], party: MakeParty
 ) -> None:
-    daemon = start("--timeout=2", f"--b2b-url={server.url}")
-    dead = Dialogue(daemon.ng, party(lab.a), party(lab.b)).place()
+    daemon = start("--timeout=5", f"--b2b-url={server.url}")
     ended = Dialogue(daemon.ng, party(lab.a), party(lab.b)).place()
     ended.ng.command("delete", call_id=ended.call_id, from_tag="")
+    dead = Dialogue(daemon.ng, party(lab.a), party(lab.b)).place()
     assert server.asked.wait(30), "the call has timed out, and the server has been told"
     # It does not answer; the daemon does, and relays.
     other = Dialogue(daemon.ng, party(lab.a), party(lab.b)).place()
     both_ways(other)
     assert daemon.ng.ping()
+    other.ng.command("delete", call_id=other.call_id, from_tag="")
     server.answering.set()
     expected = {("sbc", "postControlCmd", tag, "teardown") for tag in (dead.caller.tag, dead.callee.tag)}
     assert wait_until(lambda: set(server.calls) >= expected, 30)
-    other.ng.command("delete", call_id=other.call_id, from_tag="")
     assert wait_until(lambda: daemon.log.count("reported") == 2, 30)
     assert f"[{dead.call_id}]: [b2bua] XML-RPC: tag '{dead.caller.tag}' reported" in daemon.log
     assert daemon.stop() == 0
@@ -81,7 +81,7 @@ def test_what_is_reported_and_what_happens_meanwhile(
 def test_the_end_does_not_wait_for_a_server_that_hangs(
     lab: Lab, server: Server, start: Callable[..., Daemon], party: MakeParty
 ) -> None:
-    daemon = start("--timeout=1", f"--b2b-url={server.url}")
+    daemon = start("--timeout=4", f"--b2b-url={server.url}")
     Dialogue(daemon.ng, party(lab.a), party(lab.b)).place()
     assert server.asked.wait(30)
     assert daemon.stop() == 0, "which gives it ten seconds"

@@ -10,7 +10,7 @@ import bencodepy
 import pytest
 from systemlab.daemon import Daemon
 from systemlab.fixtures import MakeCall, MakeParty
-from systemlab.media import Dialogue, Party, both_ways, rtp, sections, silent
+from systemlab.media import Dialogue, Party, both_ways, caught_up, receive, rtp, sections
 from systemlab.netns import Lab
 from systemlab.ngclient import decode, drain, encode
 
@@ -208,9 +208,8 @@ def test_garbage_at_media_ports(daemon: Daemon, call: MakeCall, lab: Lab) -> Non
         # The party's own datagrams may be relayed, the stranger's may not come back.
         time.sleep(0.1)
         assert drain(stranger) == []
-    for media in (dialogue.caller.audio, dialogue.callee.audio):
-        for sock in media.sockets:
-            drain(sock)
+    caught_up(dialogue.caller.audio, dialogue.callee.audio)
+    drain(dialogue.caller.audio.rtp)
     both_ways(dialogue)
     assert daemon.log.count("\n") - lines_before < 20, "no log line per packet"
 
@@ -221,8 +220,7 @@ def test_oversized_packets(daemon: Daemon, call: MakeCall) -> None:
     both_ways(dialogue)
     for size in (3000, 8000, 9000, 65000):
         dialogue.caller.audio.send(rtp(1, 2, bytes(size)))
-    time.sleep(0.1)
-    drain(dialogue.callee.audio.rtp)
+    caught_up(dialogue.caller.audio, dialogue.callee.audio)
     both_ways(dialogue)
 
 
@@ -237,6 +235,7 @@ def test_unreachable_receiver_ends_nothing(daemon: Daemon, call: MakeCall) -> No
         dialogue.caller.audio.send()
         time.sleep(0.002)
     listener.sockets[0] = dialogue.callee.host.udp(address, port)
+    caught_up(dialogue.caller.audio, listener)
     both_ways(dialogue)
 
 
@@ -292,7 +291,7 @@ def test_ten_thousand_mutants(daemon: Daemon, standing: Dialogue, lab: Lab, part
     chance = random.Random(20140401)
     body = party(lab.a, kinds=("audio", "video")).sdp()
     answered = errors = rewritten = 0
-    for _, payload in daemon.ng.pipeline(_requests(chance, body), timeout_s=10):
+    for _, payload in daemon.ng.pipeline(_requests(chance, body), timeout_s=60):
         reply = decode(bencodepy.decode(payload))
         assert reply["result"] in ("ok", "error", "pong"), reply
         assert reply.get("error-reason") != "Internal error"
@@ -313,18 +312,15 @@ def test_control_flood(daemon: Daemon, standing: Dialogue, lab: Lab, party: Make
     flood, client = daemon.client("127.0.0.3"), daemon.client()
     offer = {"command": "offer", "from-tag": "f", "sdp": SDP, "flags": ["trust-address"]}
     resident = daemon.resident_kb()
-    sent = received = 0
     for number in range(20_000):
         kind = number % 4
         payload = (b"d7:command4:pinge", b"x" * 1000, encode({**offer, "call-id": f"flood{number}"}), b"")[kind]
         flood.send(payload)
         if number % 200 == 0:
-            standing.caller.audio.send()
-            sent += 1
-            received += not silent([standing.callee.audio.rtp], 0.2) and len(drain(standing.callee.audio.rtp))
+            sent = standing.caller.audio.send()
+            assert receive(standing.callee.audio.rtp)[0] == sent, "a control flood must not cost media"
             drain(flood.socket)
-    assert received == sent, "a control flood must not cost media"
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not client.ping(1):
         assert time.monotonic() < deadline, "the daemon does not answer after the flood"
     drain(flood.socket)

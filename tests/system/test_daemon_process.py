@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +13,9 @@ from pathlib import Path
 import pytest
 from systemlab.daemon import PROGRAM, Daemon, wait_until
 from systemlab.fixtures import MakeParty
-from systemlab.media import Dialogue, both_ways
+from systemlab.media import Dialogue, both_ways, caught_up
 from systemlab.netns import Lab
-from systemlab.ngclient import NgClient, drain
+from systemlab.ngclient import NgClient
 
 START_FAILURE = 255
 BASE = {
@@ -30,7 +29,7 @@ BASE = {
 
 def _run(lab: Lab, *options: str) -> subprocess.CompletedProcess[str]:
     with lab.relay.inside():
-        return subprocess.run([str(PROGRAM), *options], capture_output=True, text=True, timeout=20, check=False)
+        return subprocess.run([str(PROGRAM), *options], capture_output=True, text=True, timeout=60, check=False)
 
 
 def _options(changes: dict[str, str | None]) -> list[str]:
@@ -109,7 +108,7 @@ def fresh(start: Callable[..., Daemon]) -> Iterator[Daemon]:
 def test_orderly_end(fresh: Daemon, lab: Lab, party: MakeParty, number: signal.Signals) -> None:
     both_ways(Dialogue(fresh.ng, party(lab.a), party(lab.b)).place())
     fresh.signal(number)
-    assert fresh.process.wait(5) == 0
+    assert fresh.process.wait(60) == 0
     assert "Traceback" not in fresh.log
 
 
@@ -163,7 +162,7 @@ def test_background(lab: Lab, tmp_path: Path) -> None:
     pid = int(pid_file.read_text())
     client = NgClient(lab.relay, ("127.0.0.1", 2253))
     try:
-        assert client.ping(2)
+        assert client.ping()
         status = Path(f"/proc/{pid}")
         assert os.getsid(pid) == pid
         assert (status / "cwd").readlink() == Path("/")
@@ -171,7 +170,7 @@ def test_background(lab: Lab, tmp_path: Path) -> None:
     finally:
         client.close()
         os.kill(pid, signal.SIGTERM)
-    assert wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10)
+    assert wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60)
     assert not pid_file.exists()
 
 
@@ -217,17 +216,12 @@ def test_stop_and_continue(fresh: Daemon, lab: Lab, party: MakeParty) -> None:
             time.sleep(0.02)
     finally:
         fresh.signal(signal.SIGCONT)
-    assert fresh.ng.ping(2)
+    assert fresh.ng.ping()
     for dialogue in dialogues:
-        for media in (dialogue.caller.audio, dialogue.callee.audio):
-            assert wait_until(_drained(media.rtp), 1)
+        caught_up(dialogue.caller.audio, dialogue.callee.audio)
+        caught_up(dialogue.callee.audio, dialogue.caller.audio)
     for dialogue in dialogues:
         both_ways(dialogue, packets=50)
-
-
-def _drained(sock: socket.socket) -> Callable[[], bool]:
-    """Whether what the stop has delayed has passed: nothing came since the last look."""
-    return lambda: not drain(sock)
 
 
 def test_restart_on_the_same_ports(lab: Lab, start: Callable[..., Daemon], party: MakeParty) -> None:
@@ -248,7 +242,7 @@ def test_public_control_port_serves_only_whom_it_was_told(
     for host, served in ((lab.b, allowed), (lab.attacker, False)):
         client = NgClient(host, (address, 2256), host.address(4))
         try:
-            assert client.ping(0.3) == served
+            assert client.ping(60 if served else 0.3) == served
         finally:
             client.close()
     assert daemon.ng.ping()
@@ -267,6 +261,6 @@ def test_overload_is_over_when_it_is_over(lab: Lab, start: Callable[..., Daemon]
         for _ in range(1000):
             flooding.caller.audio.send()
     time.sleep(1)
-    drain(flooding.callee.audio.rtp)
+    caught_up(flooding.caller.audio, flooding.callee.audio)
     for dialogue in dialogues:
         both_ways(dialogue, packets=50)

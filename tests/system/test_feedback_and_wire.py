@@ -123,7 +123,7 @@ def test_rtp_between_avpf_and_avp_is_untouched(lab: Lab, party: MakeParty, call:
         assert receive(dialogue.callee.audio.rtp)[0] == packet
 
 
-def _captured(capture: object, listener: Media, timeout_s: float = 2) -> Ether:
+def _captured(capture: object, listener: Media, timeout_s: float = 20) -> Ether:
     """The next frame on the host's wire that is addressed to the listener's RTP port."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -162,7 +162,7 @@ def test_tos_applies_to_rtcp_too(lab: Lab, party: MakeParty, call: MakeCall) -> 
     callee = dialogue.callee.audio
     with lab.b.capture() as capture:
         dialogue.caller.audio.send_rtcp()
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 20
         frame = Ether(capture.recv(65535))
         while time.monotonic() < deadline and not (UDP in frame and frame[UDP].dport == callee.rtcp.getsockname()[1]):
             frame = Ether(capture.recv(65535))

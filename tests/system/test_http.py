@@ -85,11 +85,11 @@ def test_strangers_are_disconnected(lab: Lab, start: Callable[..., Daemon]) -> N
         with host.inside(), socket.create_connection((address, 8081), 30) as client:
             client.sendall(data)
             try:
-                return client.recv(65535)
+                return client.makefile("rb").read()
             except ConnectionResetError:
                 return b""
 
-    get = b"GET /ping HTTP/1.1\r\nHost: media.example\r\n\r\n"
+    get = b"GET /ping HTTP/1.1\r\nHost: media.example\r\nConnection: close\r\n\r\n"
     assert exchange(named, get).endswith(b"pong")
     assert exchange(stranger, get) == b""
     post = b"POST /ng HTTP/1.1\r\nHost: media.example\r\nContent-Length: 1\r\n\r\n1"

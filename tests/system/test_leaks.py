@@ -34,7 +34,7 @@ def _command(command: str, number: int, **keys: object) -> bytes:
 
 
 def _stage(daemon: Daemon, requests: Iterator[bytes]) -> None:
-    for _, reply in daemon.ng.pipeline(requests, BATCH, timeout_s=10):
+    for _, reply in daemon.ng.pipeline(requests, BATCH, timeout_s=60):
         assert b"6:result2:ok" in reply, reply
         assert b"7:warning" not in reply, reply
 
@@ -73,7 +73,7 @@ def _capacity(daemon: Daemon) -> int:
     return placed
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 def test_twenty_thousand_calls_leave_nothing_behind(daemon: Daemon) -> None:
     assert _capacity(daemon) == CAPACITY
     _fill_memory_of_replies(daemon)

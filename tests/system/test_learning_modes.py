@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from systemlab.daemon import Daemon
 from systemlab.fixtures import MakeParty
-from systemlab.media import Dialogue, Media, both_ways, flows_before, receive, relayed, sections, silent
+from systemlab.media import Dialogue, Media, both_ways, caught_up, flows_before, receive, relayed, sections, silent
 from systemlab.netns import Lab
-from systemlab.ngclient import drain
 
 MODES = ["heuristic", "delayed", "immediate", "off"]
 WINDOW_S = 3
-SLACK_S = 1.5
+# At once means: before the window is over. What takes that long may take longer on a busy machine.
+AT_ONCE_S, IN_THE_END_S, NEVER_S = WINDOW_S - 0.2, WINDOW_S + 20, WINDOW_S + 1.5
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_truthful_parties_are_heard_at_once_in_every_mode(place: Callable[..., D
 
 
 # Seconds within which a phone that sends from another address than its (public) SDP says is sent its media there.
-FOLLOWED_WITHIN = {"immediate": 0.5, "delayed": WINDOW_S + SLACK_S, "heuristic": None, "off": None}
+FOLLOWED_WITHIN = {"immediate": AT_ONCE_S, "delayed": IN_THE_END_S, "heuristic": None, "off": None}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -60,7 +60,7 @@ def test_phone_that_sends_from_elsewhere(lab: Lab, place: Callable[..., Dialogue
     caller, callee = dialogue.caller.audio, dialogue.callee.audio
     limit = FOLLOWED_WITHIN[mode]
     with lab.a.udp(lab.a.address(4, 1)) as elsewhere:
-        took = _callee_heard_at(elsewhere, caller, callee, limit or WINDOW_S + SLACK_S)
+        took = _callee_heard_at(elsewhere, caller, callee, limit or NEVER_S)
         assert (took is not None) == (limit is not None)
         if limit is None:
             assert silent([elsewhere], 0.05)
@@ -80,9 +80,9 @@ def _callee_heard_at(phone: Any, caller: Media, callee: Media, limit_s: float) -
 
 
 NATS = [
-    ("alias", {"received_from": ["IP4", "198.51.100.12"]}, 1, 1.0),
-    ("stranger behind private SDP", {}, 2, WINDOW_S + SLACK_S),
-    ("stranger to received-from", {"received_from": ["IP4", "198.51.100.12"]}, 2, WINDOW_S + SLACK_S),
+    ("alias", {"received_from": ["IP4", "198.51.100.12"]}, 1, AT_ONCE_S),
+    ("stranger behind private SDP", {}, 2, IN_THE_END_S),
+    ("stranger to received-from", {"received_from": ["IP4", "198.51.100.12"]}, 2, IN_THE_END_S),
 ]
 
 
@@ -95,7 +95,7 @@ def test_phone_behind_nat_is_learned(
     caller, callee = dialogue.caller.audio, dialogue.callee.audio
     with lab.a.udp(lab.a.address(4, index)) as nat:
         assert _callee_heard_at(nat, caller, callee, limit_s) is not None
-        drain(callee.rtp)
+        caught_up(caller, callee, via=nat)
         relayed(caller, callee, via=nat)
 
 
@@ -104,7 +104,7 @@ def test_same_address_other_port_is_learned_at_once(lab: Lab, place: Callable[..
     dialogue = place()
     caller, callee = dialogue.caller.audio, dialogue.callee.audio
     with lab.a.udp(caller.address) as other_port:
-        assert _callee_heard_at(other_port, caller, callee, 1.0) is not None
+        assert _callee_heard_at(other_port, caller, callee, AT_ONCE_S) is not None
 
 
 def test_nat_rebind_is_followed(lab: Lab, place: Callable[..., Dialogue]) -> None:
@@ -115,7 +115,7 @@ def test_nat_rebind_is_followed(lab: Lab, place: Callable[..., Dialogue]) -> Non
     time.sleep(WINDOW_S)
     relayed(caller, callee)
     with lab.a.udp(lab.a.address(4, 1)) as rebound:
-        assert flows_before(caller, rebound, callee.rtp, 5) is not None
+        assert flows_before(caller, rebound, callee.rtp, IN_THE_END_S) is not None
         packet = callee.send()
         assert receive(rebound)[0] == packet
 
@@ -126,7 +126,7 @@ def test_other_ssrc_is_no_rebind(lab: Lab, place: Callable[..., Dialogue]) -> No
     both_ways(dialogue)
     caller.ssrc ^= 1
     with lab.attacker.udp(lab.attacker.address(4)) as stranger:
-        assert flows_before(caller, stranger, callee.rtp, WINDOW_S + SLACK_S) is None
+        assert flows_before(caller, stranger, callee.rtp, NEVER_S) is None
         callee.send()
         assert silent([stranger], 0.05)
 
@@ -136,7 +136,7 @@ def test_media_handover_follows_a_new_source_at_once(lab: Lab, place: Callable[.
     caller, callee = dialogue.caller.audio, dialogue.callee.audio
     both_ways(dialogue)
     with lab.a.udp(lab.a.address(4, 1)) as elsewhere:
-        assert flows_before(caller, elsewhere, callee.rtp, 1) is not None
+        assert flows_before(caller, elsewhere, callee.rtp, AT_ONCE_S) is not None
         packet = callee.send()
         assert receive(elsewhere)[0] == packet
 
@@ -148,7 +148,7 @@ def test_asymmetric_party_is_sent_to_where_its_sdp_says(lab: Lab, place: Callabl
     caller, callee = dialogue.caller.audio, dialogue.callee.audio
     with lab.a.udp(caller.address) as other_port:
         if mode != "off":
-            assert flows_before(caller, other_port, callee.rtp, WINDOW_S + SLACK_S) is not None
+            assert flows_before(caller, other_port, callee.rtp, IN_THE_END_S) is not None
         packet = callee.send()
         assert receive(caller.rtp)[0] == packet
         assert silent([other_port], 0.05)

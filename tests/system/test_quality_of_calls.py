@@ -77,4 +77,4 @@ def test_speech_has_a_mos_after_five_seconds(call: MakeCall) -> None:
     assert wait_until(sampled, 60)
     assert 100 <= streams_of(dialogue, dialogue.caller.tag)[0]["quality"]["MOS"] <= 441
     assert list(dialogue.ng.ok("query", call_id=dialogue.call_id)["SSRC"]) == [str(0xFEED)]
-    assert wait_until(lambda: streams_of(dialogue, dialogue.caller.tag)[0]["quality"]["silent"] == 1, 60)
+    assert wait_until(lambda: streams_of(dialogue, dialogue.caller.tag)[0]["quality"]["silent"] >= 1, 60)

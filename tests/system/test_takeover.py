@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from systemlab.daemon import Daemon, wait_until
-from systemlab.live import Live, LiveDialogue, both_hear
+from systemlab.live import Live, LiveDialogue, both_hear, until
 from systemlab.media import Party
 from systemlab.netns import Lab
 from systemlab.redisserver import RedisServer
@@ -54,24 +54,35 @@ class Calls:
             await both_hear(call)
         self.sent = [([], []) for _ in self.made]
 
-    def talk(self) -> None:
+    def talk(self, pause_s: float = 0.02) -> None:
+        """Begin: the pause between two packets decides for how long a socket can hold them while nobody reads."""
         for call in self.made:
             for side in call.sides:
                 side.forget()
-        self._talking = asyncio.create_task(self._talk())
+        self._talking = asyncio.create_task(self._talk(pause_s))
 
-    async def _talk(self) -> None:
+    async def _talk(self, pause_s: float) -> None:
         while True:
             for call, sent in zip(self.made, self.sent, strict=True):
                 for side, log in zip(call.sides, sent, strict=True):
                     log.append(side.send())
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause_s)
 
     async def fall_silent(self) -> None:
         assert self._talking is not None
         self._talking.cancel()
         await asyncio.gather(self._talking, return_exceptions=True)
-        await asyncio.sleep(0.5)
+        await until(self._is_through)
+        await asyncio.sleep(0.1)  # nor does anything come twice
+
+    def _is_through(self) -> bool:
+        """Whether as much has come as was sent, or more."""
+        pairs = [
+            (side, log)
+            for call, sent in zip(self.made, self.sent, strict=True)
+            for side, log in zip(call.sides, reversed(sent), strict=True)
+        ]
+        return all(len(side.heard) + side.refused >= len(log) for side, log in pairs)
 
     def all_heard(self) -> None:
         """Every packet has arrived, in order and once."""
@@ -107,7 +118,7 @@ def end(pid: int) -> None:
             os.kill(pid, signal.SIGTERM)
             poll = select.poll()
             poll.register(process, select.POLLIN)
-            assert poll.poll(20_000), f"process {pid} does not end"
+            assert poll.poll(60_000), f"process {pid} does not end"
         finally:
             os.close(process)
 
@@ -118,20 +129,20 @@ async def test_nothing_is_lost(start: Callable[..., Daemon], calls: Calls) -> No
     calls.talk()
     await asyncio.sleep(0.5)
     new = await asyncio.to_thread(start, "--takeover")
-    assert await asyncio.to_thread(wait_until, lambda: not old.alive, 10)
+    assert await asyncio.to_thread(wait_until, lambda: not old.alive)
     await asyncio.sleep(0.5)
     await calls.fall_silent()
     calls.all_heard()
     assert old.process.returncode == 0
     assert "6 calls handed over to process" in old.log
-    assert "6 calls taken over from the running daemon in " in new.log
+    assert await asyncio.to_thread(wait_until, lambda: "6 calls taken over from the running daemon in " in new.log)
     for call in calls.made:
         call.ng = new.ng
         await both_hear(call)
     # And once more, after signalling has gone on.
     await calls.made[0].set_up()
     newest = await asyncio.to_thread(start, "--takeover")
-    assert await asyncio.to_thread(wait_until, lambda: not new.alive, 10)
+    assert await asyncio.to_thread(wait_until, lambda: not new.alive)
     for call in calls.made:
         call.ng = newest.ng
         await both_hear(call)
@@ -145,7 +156,7 @@ async def test_a_daemon_replaces_itself(start: Callable[..., Daemon], calls: Cal
     pidfile = tmp_path / "pid"
 
     def successor_of(old: int) -> int:
-        assert wait_until(lambda: pidfile.exists() and int(pidfile.read_text() or old) != old, 20)
+        assert wait_until(lambda: pidfile.exists() and int(pidfile.read_text() or old) != old, 60)
         return int(pidfile.read_text())
 
     first = start(f"--pidfile={pidfile}", "--listen-cli=9909", "--listen-tcp=9908")
@@ -154,7 +165,7 @@ async def test_a_daemon_replaces_itself(start: Callable[..., Daemon], calls: Cal
         calls.talk()
         await asyncio.sleep(0.5)
         first.signal(signal.SIGRTMIN + 1)
-        assert await asyncio.to_thread(wait_until, lambda: not first.alive, 20)
+        assert await asyncio.to_thread(wait_until, lambda: not first.alive, 60)
         assert first.process.returncode == 0
         second = successor_of(first.pid)
         said = await asyncio.to_thread(first.ctl, 9909, "replace")
@@ -163,7 +174,7 @@ async def test_a_daemon_replaces_itself(start: Callable[..., Daemon], calls: Cal
         await asyncio.sleep(0.5)
         await calls.fall_silent()
         calls.all_heard()
-        assert first.log.count("2 calls taken over from the running daemon in ") == 2
+        assert wait_until(lambda: first.log.count("2 calls taken over from the running daemon in ") == 2)
         for call in calls.made:
             await both_hear(call)
             call.delete()
@@ -181,21 +192,21 @@ async def test_the_calls_in_redis_go_along(
     try:
         old = start(*options)
         await calls.place(old, ["SDES to plain", "plain"])
-        assert wait_until(lambda: redis.calls() == 2, 10)
+        assert wait_until(lambda: redis.calls() == 2)
         ended = calls.made.pop()
         redis.freeze()
         ended.delete()
         new = start(*options, "--takeover")
         redis.thaw()
         # Until then it may be the old one that answers.
-        assert wait_until(lambda: not old.alive and "is ready" in new.log, 20)
+        assert wait_until(lambda: not old.alive and "is ready" in new.log, 60)
         assert wait_until(lambda: redis.calls() == 1, 20), "what has ended is not restored"
         call = calls.made[0]
         call.ng = new.ng
         await both_hear(call)
         new.kill()
         last = start(*options, "--takeover")
-        assert wait_until(lambda: "is ready" in last.log, 10)
+        assert wait_until(lambda: "is ready" in last.log)
         assert "no daemon listens on" in last.log and "1 of 1 calls restored" in last.log
         call.ng = last.ng
         await both_hear(call)
@@ -211,7 +222,7 @@ class FalsePeer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        sock.settimeout(10)
+        sock.settimeout(60)
 
     @classmethod
     def successor(cls, path: Path) -> FalsePeer:
@@ -296,7 +307,7 @@ def test_a_drain_does_not_end_while_a_successor_comes(start: Callable[..., Daemo
     false.say(hello=1)
     assert false.hear()["calls"] == 0
     daemon.signal(signal.SIGRTMIN)
-    assert wait_until(lambda: "draining: no new calls" in daemon.log, 10)
+    assert wait_until(lambda: "draining: no new calls" in daemon.log)
     time.sleep(2.5)  # the next tick, at which it would end
     assert daemon.alive
     false.sock.close()
@@ -310,7 +321,7 @@ def test_a_predecessor_that_fails_keeps_its_place(start: Callable[..., Daemon], 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(60)
 
         def fail() -> None:
             false = FalsePeer(listener.accept()[0])

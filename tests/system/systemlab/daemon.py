@@ -17,10 +17,12 @@ from systemlab.netns import Host, Lab
 from systemlab.ngclient import NgClient
 
 PROGRAM = Path(os.environ.get("RTPENGINE", Path(sys.prefix) / "bin" / "rtpengine"))
+# What a machine that is busy with something else may take for anything.
+PATIENCE_S = 20.0
 _ng_ports = itertools.count(2300)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5, interval_s: float = 0.02) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S, interval_s: float = 0.02) -> bool:
     """Poll until the condition holds; False if it did not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from systemlab import stunclient
+from systemlab.daemon import PATIENCE_S
 from systemlab.dtlsside import Association, Identity
 from systemlab.media import PAYLOAD, Address, Dialogue, Media, Party, Section, sender_report
 from systemlab.ngclient import Reply, drain
@@ -25,7 +26,7 @@ class NotConnectedError(AssertionError):
     """Parties that should be able to speak are not."""
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 3) -> bool:
+async def until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> bool:
     """Let everybody go on until the condition holds; False if it did not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -398,14 +399,14 @@ class LiveDialogue(Dialogue):
         assert isinstance(caller, Live) and isinstance(callee, Live)
         return caller, callee
 
-    async def connected(self, timeout_s: float = 5) -> LiveDialogue:
+    async def connected(self, timeout_s: float = PATIENCE_S) -> LiveDialogue:
         """Wait until all media could speak."""
         media = [one for party in (self.caller, self.callee) for one in party.media if isinstance(one, Live)]
         if not await until(lambda: all(one.ready for one in media), timeout_s):
             raise NotConnectedError("; ".join(channel.state for one in media for channel in one.used))
         # Whose flight was the last has not heard yet whether it has arrived.
         if any(channel.is_server for one in media for channel in one.used):
-            await until(lambda: "'handshake'" not in str(self.query()), 1)
+            await until(lambda: "'handshake'" not in str(self.query()))
         return self
 
     async def set_up(self, **keys: Any) -> LiveDialogue:
@@ -426,7 +427,7 @@ async def heard(sender: Live, receiver: Live, packets: int = 5) -> None:
     for _ in range(packets):
         sent.append(sender.send(sender.rtp_packet(PAYLOAD)))
         await asyncio.sleep(0.001)
-    await until(lambda: len(receiver.heard) >= packets, 2)
+    await until(lambda: len(receiver.heard) >= packets)
     assert receiver.heard == sent, f"{len(receiver.heard)} of {packets} heard, {receiver.refused} refused"
     assert not receiver.refused and not receiver.strange
 
@@ -435,7 +436,7 @@ async def rtcp_heard(sender: Live, receiver: Live, sent: bytes | None = None, ke
     """Assert that a compound packet arrives, ``kept`` of it where not all is to arrive."""
     receiver.forget()
     compound = sender.send_rtcp(sent)
-    await until(lambda: receiver.heard_rtcp, 2)
+    await until(lambda: receiver.heard_rtcp)
     assert receiver.heard_rtcp == [compound if kept is None else kept]
     assert not receiver.refused and not receiver.heard
 

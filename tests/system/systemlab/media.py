@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from systemlab.netns import Host
+from systemlab.netns import RECEIVE_S, Host
 from systemlab.ngclient import NgClient, Reply
 
 PAYLOAD = bytes(range(160))
@@ -291,7 +291,7 @@ class Dialogue:
         return self.ng.ok("query", call_id=self.call_id, **keys)
 
 
-def receive(sock: socket.socket, timeout_s: float = 1) -> tuple[bytes, Address]:
+def receive(sock: socket.socket, timeout_s: float = RECEIVE_S) -> tuple[bytes, Address]:
     """The next datagram and its source; TimeoutError if none comes."""
     sock.settimeout(timeout_s)
     packet, source = sock.recvfrom(65535)
@@ -311,6 +311,18 @@ def relayed(sender: Media, receiver: Media, packets: int = 10, via: socket.socke
     got = [receive(receiver.rtp) for _ in range(packets)]
     assert [packet for packet, _ in got] == sent
     assert {source for _, source in got} == {receiver.remote.endpoint}
+
+
+def caught_up(sender: Media, receiver: Media, via: socket.socket | None = None, timeout_s: float = RECEIVE_S) -> None:
+    """Wait until all has passed that was under way, and forget it: what comes last is a packet of now."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        last = sender.send(via=via)
+        with contextlib.suppress(TimeoutError):  # it may have met a full buffer
+            while receive(receiver.rtp, 1)[0] != last:
+                pass
+            return
+    raise AssertionError("nothing passes")
 
 
 def rtcp_relayed(sender: Media, receiver: Media) -> None:

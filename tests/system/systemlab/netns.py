@@ -26,6 +26,8 @@ SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 RECEIVE_BUFFER = 4 << 20
+# So long a receive waits unless told otherwise: a machine may be busy with something else.
+RECEIVE_S = 20.0
 
 _serials = itertools.count(1)
 _random = random.Random()
@@ -81,7 +83,7 @@ class Host:
                 _setns(home.fileno())
 
     def udp(self, address: str, port: int = 0) -> socket.socket:
-        """A UDP socket of this host, bound; a receive waits at most a second unless told otherwise."""
+        """A UDP socket of this host, bound; a receive waits for at most RECEIVE_S unless told otherwise."""
         with self.inside():
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -90,7 +92,7 @@ class Host:
         except OSError:
             sock.close()
             raise
-        sock.settimeout(1)
+        sock.settimeout(RECEIVE_S)
         return sock
 
     def free_port(self) -> int:
@@ -107,7 +109,7 @@ class Host:
         with self.inside():
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
         sock.bind(("eth0", 0))
-        sock.settimeout(1)
+        sock.settimeout(RECEIVE_S)
         return sock
 
     def checksum_in_software(self) -> None:

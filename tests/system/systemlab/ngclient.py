@@ -11,7 +11,7 @@ from typing import Any
 
 import bencodepy
 
-from systemlab.netns import Host
+from systemlab.netns import RECEIVE_S, Host
 
 Reply = dict[str, Any]
 
@@ -110,7 +110,7 @@ class NgClient:
             return False
 
     def pipeline(
-        self, payloads: Iterable[bytes], window: int = 32, timeout_s: float = 5
+        self, payloads: Iterable[bytes], window: int = 32, timeout_s: float = 30
     ) -> Iterator[tuple[int, bytes]]:
         """Keep up to ``window`` requests under way; yield (index, reply payload) as they come.
 
@@ -142,4 +142,4 @@ def drain(sock: socket.socket) -> list[bytes]:
     except BlockingIOError:
         return packets
     finally:
-        sock.settimeout(1)
+        sock.settimeout(RECEIVE_S)
