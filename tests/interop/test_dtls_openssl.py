@@ -23,7 +23,7 @@ from rtpengine.media import Endpoint, Fingerprint
 from rtpengine.srtp import PROFILES, CryptoSuite, split_exported
 
 OURS = Certificate.generate(datetime.now(UTC))
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 ALL_PROFILES = ":".join(suite.profile or "" for suite in PROFILES.values())
 KINDS = {"ECDSA": ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], "RSA": ["rsa:2048"]}
 

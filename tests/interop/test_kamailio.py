@@ -34,11 +34,12 @@ ANSWER = (ring(), accept(), step("hung-up"))
 RINGING = re.compile(r"^SIP/2\.0 18[03]")
 ACK = re.compile(r"^ACK ")
 PROTOCOLS = ("ng", "rtpproxy")
-# Kamailio counts whole seconds, and at most one passes before the second of RTPENGINE_DISABLE_S begins.
-SECONDS_UNTIL_THE_NEXT_PING = 2.1
+# Kamailio counts whole seconds, and at most one passes before the second of RTPENGINE_DISABLE_S begins; its clock is a
+# process of its own, which may be late.
+SECONDS_UNTIL_THE_NEXT_PING = 5.1
 # Calls at once, and for how many milliseconds they talk: longer than Kamailio takes to repeat an answer that was lost
 # until it arrives, lest the BYE comes before it. The rtpproxy module waits for whole seconds.
-CROWD = {"ng": (20, 500), "rtpproxy": (5, 3500)}
+CROWD = {"ng": (20, 1500), "rtpproxy": (5, 3500)}
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +320,8 @@ def test_the_daemon_comes_later_goes_and_comes_back(own_site: Site) -> None:
 
 def test_one_control_datagram_in_five_is_lost(own_site: Site) -> None:
     own_site.start_daemon()
-    own_site.start_kamailio()
+    # What is lost is sent again soon, and for long enough that nobody who is only slow is given up.
+    own_site.start_kamailio(RTPENGINE_WAIT_MS="100", RTPENGINE_RETRIES="50")
     wire = own_site.wire
     wire.exchanges.clear()
     wire.loss = 0.2
@@ -350,7 +352,7 @@ def test_one_control_datagram_in_five_is_lost(own_site: Site) -> None:
 def test_the_sample_loads_without_any_define(protocol: str, make_site: Callable[[str], Site], tmp_path: Path) -> None:
     sample = programs.CONFIGURATIONS / f"kamailio-{protocol}.cfg"
     done = subprocess.run(
-        ["kamailio", "-c", "-E", "-f", sample, "-Y", tmp_path], capture_output=True, text=True, timeout=20, check=False
+        ["kamailio", "-c", "-E", "-f", sample, "-Y", tmp_path], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done
     assert "config file ok" in done.stderr + done.stdout

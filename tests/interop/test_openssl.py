@@ -19,7 +19,7 @@ from systemlab.media import Dialogue
 from systemlab.netns import Host, Lab
 
 PROTOCOL = "UDP/TLS/RTP/SAVP"
-PATIENCE_S = 10
+PATIENCE_S = 60
 _ETHERNET, _IPV4, _UDP = 14, 20, 8
 
 

@@ -93,8 +93,13 @@ def prometheus(lab: Lab, daemon: Daemon, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_it_finds_no_fault_with_the_scrape(prometheus: Prometheus) -> None:
-    target = prometheus.target()
-    assert (target["health"], target["lastError"]) == ("up", "")
+    """But that it is late now and then, on a busy machine: a second is short."""
+
+    def says() -> tuple[str, str]:
+        target = prometheus.target()
+        return target.get("health", ""), target.get("lastError", "")
+
+    assert wait_until(lambda: says() == ("up", ""), PATIENCE_S, 0.2), says()
     assert "level=warn" not in prometheus.log.read_text()
 
 
@@ -107,14 +112,16 @@ def test_it_knows_types_and_help(prometheus: Prometheus) -> None:
 
 
 def test_it_counts_a_call(prometheus: Prometheus, call: MakeCall) -> None:
+    assert wait_until(lambda: prometheus.value("rtpengine_sessions{type='own'}") == 0.0, PATIENCE_S, 0.2)
     before = prometheus.value("rtpengine_closed_sessions_total{reason='terminated'}") or 0.0
     placed = call().place()
     assert wait_until(lambda: prometheus.value("rtpengine_sessions{type='own'}") == 1.0, PATIENCE_S, 0.2)
     placed.delete()
     ended = "rtpengine_closed_sessions_total{reason='terminated'}"
     assert wait_until(lambda: prometheus.value(ended) == before + 1, PATIENCE_S, 0.2)
-    assert prometheus.value("rtpengine_sessions") == 0.0
-    assert prometheus.value("rtpengine_requests_total{request='offer'}") >= 1.0  # type: ignore[operator]
+    assert wait_until(lambda: prometheus.value("rtpengine_sessions") == 0.0, PATIENCE_S, 0.2)
+    offers = "rtpengine_requests_total{request='offer'}"
+    assert wait_until(lambda: (prometheus.value(offers) or 0.0) >= 1.0, PATIENCE_S, 0.2)
 
 
 def test_it_understands_the_dashboard(prometheus: Prometheus) -> None:
@@ -124,4 +131,5 @@ def test_it_understands_the_dashboard(prometheus: Prometheus) -> None:
     for query in queries:
         prometheus.query(query.replace("$__rate_interval", "1m").replace("$instance", ".*"))
     # a gauge has a value at once, in a panel of its own
-    assert all(prometheus.query(query) for query in ("sum(rtpengine_sessions)", "rtpengine_ports_used"))
+    for query in ("sum(rtpengine_sessions)", "rtpengine_ports_used"):
+        assert wait_until(lambda query=query: bool(prometheus.query(query)), PATIENCE_S, 0.2)  # type: ignore[misc]

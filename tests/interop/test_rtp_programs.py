@@ -23,6 +23,7 @@ from systemlab.netns import Host, Lab
 SECONDS = 3
 RATE = 8000
 FRAME = 160
+KEPT_BACK = 3 * FRAME
 
 
 class Codec(NamedTuple):
@@ -52,7 +53,7 @@ def _running(host: Host, log: Path, command: list[str]) -> Iterator[subprocess.P
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def _speech(directory: Path, codec: Codec) -> Path:
@@ -60,7 +61,7 @@ def _speech(directory: Path, codec: Codec) -> Path:
     said = directory / "said.raw"
     source = f"aevalsrc='0.7*sin(2*PI*(200+180*t)*t)*(0.6+0.4*sin(7*t))':s={RATE}:d={SECONDS}"
     command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-c:a", codec.ffmpeg, "-f", codec.raw, str(said)]
-    subprocess.run(command, check=True, timeout=30)
+    subprocess.run(command, check=True, timeout=120)
     assert len(said.read_bytes()) == SECONDS * RATE
     return said
 
@@ -174,8 +175,8 @@ def _hears(lab: Lab, dialogue: Dialogue, directory: Path, speaker: str, listener
             f"the listener did not bind its port: {logs[0].read_text()}"
         )
         with _running(lab.a, logs[1], speak) as speaking:
-            assert speaking.wait(SECONDS + 10) == 0, logs[1].read_text()
-        wait_until(lambda: heard.exists() and heard.stat().st_size >= SECONDS * RATE, 2)
+            assert speaking.wait(SECONDS + 60) == 0, logs[1].read_text()
+        wait_until(lambda: heard.exists() and heard.stat().st_size >= SECONDS * RATE - KEPT_BACK)
     _assert_heard(said.read_bytes(), heard.read_bytes())
     rtp = dialogue.query()["streams"][0][0]
     assert rtp["stats"]["rtp"]["counters"]["packets"] >= SECONDS * RATE // FRAME - 1
@@ -213,5 +214,5 @@ def _encrypt(media: Media, suite: str, tag: str) -> None:
 
 def _assert_heard(said: bytes, heard: bytes) -> None:
     """All of it but what a program keeps back of its very last frames."""
-    assert len(heard) >= len(said) - 3 * FRAME, f"{len(heard)} of {len(said)} samples were heard"
+    assert len(heard) >= len(said) - KEPT_BACK, f"{len(heard)} of {len(said)} samples were heard"
     assert heard == said[: len(heard)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from systemlab.netns import Host
+from systemlab.netns import RECEIVE_S, Host
 
 Address = tuple[str, int]
 
@@ -31,14 +31,14 @@ class Loopback(Host):
         yield
 
     def udp(self, address: str, port: int = 0) -> socket.socket:
-        """A UDP socket, bound; a receive waits at most a second unless told otherwise."""
+        """A UDP socket, bound; a receive waits for at most RECEIVE_S unless told otherwise."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             sock.bind((address, port))
         except OSError:
             sock.close()
             raise
-        sock.settimeout(1)
+        sock.settimeout(RECEIVE_S)
         return sock
 
 

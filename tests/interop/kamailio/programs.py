@@ -19,7 +19,7 @@ from systemlab.media import Address, Section, sections
 from systemlab.netns import Host
 
 CONFIGURATIONS = Path(__file__).parents[3] / "docs" / "kamailio"
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 def missing() -> str | None:
@@ -61,7 +61,7 @@ class Child:
             self.process.wait(10)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
 
 class Kamailio(Child):
@@ -85,7 +85,6 @@ class Kamailio(Child):
 
     def _await_start(self, host: Host) -> None:
         with host.udp(host.address(4)) as sock:
-            sock.settimeout(0.2)
             if not wait_until(lambda: not self.alive or self._options(sock), PATIENCE_S) or not self.alive:
                 raise AssertionError(f"Kamailio does not answer: {self.command}\n{self.log}")
 
@@ -123,6 +122,7 @@ def sip_request(
         f"CSeq: 1 {method}\r\n{extra}Content-Length: 0\r\n\r\n"
     )
     deadline = time.monotonic() + timeout_s
+    sock.settimeout(min(timeout_s, 1))
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             sock.sendto(request.encode(), server)

@@ -17,9 +17,9 @@ from kamailio.programs import Kamailio, Phone, sip_request
 
 SERVER = Loopback(1)
 MEDIA_PORTS = ("--port-min=30000", "--port-max=30999")
-# Fast enough for a test: the sample files wait as long as a site on a real network should.
+# Fast enough for a test: the sample files leave a daemon alone for as long as a site on a real network should.
 NAMES = {
-    "ng": {"RTPENGINE_WAIT_MS": "100", "RTPENGINE_DISABLE_S": "1"},
+    "ng": {"RTPENGINE_DISABLE_S": "1"},
     "rtpproxy": {"RTPPROXY_DISABLE_S": "1"},
 }
 SOCKET = {"ng": "RTPENGINE_SOCK", "rtpproxy": "RTPPROXY_SOCK"}
@@ -107,7 +107,8 @@ class Site:
         with self._hosts[name].udp(host) as sock:
             contact = f"Contact: <sip:{name}@{host}:{port}>\r\nExpires: 60\r\n"
             assert (
-                sip_request(sock, self.kamailio.address, "REGISTER", f"sip:{SERVER.address(4)}", "bob", contact) == 200
+                sip_request(sock, self.kamailio.address, "REGISTER", f"sip:{SERVER.address(4)}", "bob", contact, 20)
+                == 200
             )
         return user
 

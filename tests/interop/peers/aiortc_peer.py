@@ -18,7 +18,7 @@ from systemlab.netns import Host
 from peers.party import WEB
 from peers.sound import Sound, tone
 
-_PATIENCE_S = 20
+_PATIENCE_S = 60
 _HEARD_FRAMES = 20
 _T = TypeVar("_T")
 

@@ -20,7 +20,7 @@ from peers.party import PLAIN, SDES, WEB
 from peers.sound import Sound, write_wav
 
 PROGRAM = "baresip"
-_PATIENCE_S = 10
+_PATIENCE_S = 60
 _CALL_S = 60
 _HEARD = SAMPLE_RATE // 2
 _WAV_HEADER = 44
@@ -80,7 +80,7 @@ class Baresip:
     ) -> None:
         if self._process:
             self._process.kill()  # asked to, it would say goodbye for five seconds
-            self._process.wait(5)
+            self._process.wait(60)
         self._sip.close()
 
     def _start(self, *commands: str) -> None:

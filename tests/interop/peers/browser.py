@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 PROGRAM = "chromium"
-PATIENCE_S = 20
+PATIENCE_S = 60
 # The browser finds its pipes at 3 and 4.
 _SHELL = 'exec "$@" 3<&0 4>&1 </dev/null >&2'
 _FLAGS = (
@@ -66,12 +66,12 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._session = None
-        with contextlib.suppress(AssertionError, OSError):
+        with contextlib.suppress(AssertionError, OSError, subprocess.TimeoutExpired):
             self.command("Browser.close")
             self._process.wait(5)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(5)
+        self._process.wait(60)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe
             pipe.close()
