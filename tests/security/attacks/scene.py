@@ -20,6 +20,8 @@ from systemlab.srtpside import Sdes
 from systemlab.stunclient import fresh_credentials
 
 FRAME_S = 0.01
+# So long what was said may take to arrive: a machine may be busy with something else.
+PATIENCE_S = 10.0
 TRANSPORTS = ("RTP", "SDES", "DTLS")
 _marks = itertools.count(0x0BAD0000)
 
@@ -153,7 +155,7 @@ class Scene:
                 self.sent.add(packet)
             await asyncio.sleep(FRAME_S)
         lost = lambda: expected[False] - set(one.heard) | expected[True] - set(other.heard)  # noqa: E731
-        complete = await until(lambda: not lost(), 1)
+        complete = await until(lambda: not lost(), PATIENCE_S)
         if not complete:
             self.trouble += f"{len(lost())} of {2 * frames} packets lost; "
         return complete
