@@ -6,7 +6,8 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 KERNEL_TYPES = "typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;\n"
 HEADERS = ("rtp.h", "srtp_common.h", "rtp_quality.h", "xt_MEDIAPROXY.h")
 PROC = Path("/proc/mediaproxy")
+PATIENCE_S = 60.0
 
 ffi = FFI()
 
@@ -100,6 +102,16 @@ def write(path: Path, data: bytes) -> None:
         assert os.write(fd, data) == len(data)
     finally:
         os.close(fd)
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    """Wait until something holds, which the kernel may have put off; False if it never does."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def tables() -> list[int]:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from abi import TTL, C, Table, seen, tables
+from abi import TTL, C, Table, eventually, seen, tables
 from conftest import rules
 from network import RULES, A, B, Party, host, inside, relay, run
 from packets import ONE_BYTE, TWO_BYTE, rtp
@@ -220,6 +220,7 @@ def test_no_route_is_an_error(table: Table) -> None:
     with Party(A, (host(A), 20000)) as a:
         table.add((relay(A), IN), a.address, (relay(B), OUT), ("192.0.2.1", 4000))
         a.send(rtp(1), (relay(A), IN))
+        assert eventually(lambda: seen(table.counters(IN))[3] != {})
         table.update((relay(A), IN), a.address, (relay(B), OUT), (host(B), 4000))
         assert seen(table.counters(IN)) == (0, 0, 0, {C.MEDIAPROXY_DROP_OUTPUT: 1})
 

@@ -20,6 +20,8 @@ def _hosts() -> None:
     subprocess.run(["modprobe", "-a", "x_tables", "veth", "nft_compat", "ip_tables", "ip6_tables"], check=True)
     subprocess.run(["modprobe", "-a", "aesni_intel", "sha1_ssse3"], check=False)
     subprocess.run(["insmod", str(MODULE)], check=True)
+    # Whoever reads a socket may have to wait for an emulated processor.
+    Path("/proc/sys/net/core/rmem_default").write_text(str(4 << 20))
     network.build()
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CLONE_NEWNET = 0x40000000
+PATIENCE_S = 60.0
 IP_RECVTTL = 12  # linux/in.h; Python does not name it
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -112,7 +113,7 @@ class Party:
         else:
             self.socket = socket.socket(family, socket.SOCK_DGRAM)
         self.v6 = family == socket.AF_INET6
-        self.socket.settimeout(5)
+        self.socket.settimeout(PATIENCE_S)
         if self.v6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
@@ -154,7 +155,7 @@ class Party:
         except TimeoutError:
             return True
         finally:
-            self.socket.settimeout(5)
+            self.socket.settimeout(PATIENCE_S)
         return False
 
     def drain(self) -> list[bytes]:
@@ -167,4 +168,4 @@ class Party:
         except TimeoutError:
             return got
         finally:
-            self.socket.settimeout(5)
+            self.socket.settimeout(PATIENCE_S)
