@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ _FAMILIES = {IPV4: lib.MEDIAPROXY_INET, IPV6: lib.MEDIAPROXY_INET6}
 _IP_OF = {value: family for family, value in _FAMILIES.items()}
 _CONTROL_PID = re.compile(r"^Control PID: +([1-9][0-9]*)$", re.MULTILINE)
 _REFUSED = (errno.EACCES, errno.EPERM)
+_OTHER_VERSION = (errno.EIO, errno.EPROTO)
 
 _NO_DROPS: dict[str, int] = {}
 _NO_SOURCES = Sources()
@@ -92,6 +94,10 @@ class KernelTable:
             self._control, self._list = self._open(root / str(number))
             self.taken_over = None if is_new else self._count()
         except OSError as error:
+            if error.errno in _OTHER_VERSION:
+                # Streams that a daemon before us has left there would go on where nobody hears of them.
+                with suppress(OSError):
+                    _command(root / "control", f"del {number}")
             raise Unavailable(_reason(error, root / str(number))) from None
 
     @classmethod
@@ -103,6 +109,7 @@ class KernelTable:
         table = cls.__new__(cls)
         table._prepare(number)
         try:
+            table._write(control, lib.MEDIAPROXY_NOOP)
             table._list = os.open(root / str(number) / "blist", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             os.close(control)
@@ -200,14 +207,19 @@ class KernelTable:
 
 def _create(control: Path, number: int) -> bool:
     """Return False if the table exists already."""
-    descriptor = os.open(control, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(descriptor, f"add {number}\n".encode())
+        _command(control, f"add {number}")
     except FileExistsError:
         return False
+    return True
+
+
+def _command(control: Path, text: str) -> None:
+    descriptor = os.open(control, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, f"{text}\n".encode())
     finally:
         os.close(descriptor)
-    return True
 
 
 def _owner(directory: Path) -> str:
@@ -223,7 +235,7 @@ def _reason(error: OSError, directory: Path) -> str:
         return f"{_owner(directory)} has it"
     if error.errno in _REFUSED:
         return "the kernel module does not let us (CAP_NET_ADMIN is needed)"
-    if error.errno in (errno.EIO, errno.EPROTO):
+    if error.errno in _OTHER_VERSION:
         return f"the kernel module is of another version (not ABI {lib.MEDIAPROXY_ABI})"
     return f"the kernel module refuses: {error.strerror}"
 

@@ -194,8 +194,13 @@ class FakeProc:
             table.control(bytes(data))
             return len(data)
         verb, number = bytes(data).split()
-        if not 6 <= len(data) <= 20 or verb != b"add" or int(number) >= lib.MEDIAPROXY_TABLES:
+        if not 6 <= len(data) <= 20 or verb not in (b"add", b"del") or int(number) >= lib.MEDIAPROXY_TABLES:
             raise _error(errno.EINVAL)
+        if verb == b"del":
+            if self.tables[int(number)].held:
+                raise _error(errno.EBUSY)
+            del self.tables[int(number)]
+            return len(data)
         if int(number) in self.tables:
             raise _error(errno.EEXIST)
         self.tables[int(number)] = FakeTable()

@@ -122,6 +122,32 @@ def test_a_table_that_cannot_be_had(proc: FakeProc, path: str | int, number: int
     assert proc.files == {}, "a file was left open"
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EPROTO])
+def test_streams_in_a_module_of_another_version_come_back_to_their_sockets(proc: FakeProc, number: int) -> None:
+    """Nobody would hear of them, and their calls would end of silence; those of a daemon that runs are its own."""
+    before = KernelTable(3, proc.root)
+    before.add(PLAIN)
+    proc.failing[lib.MEDIAPROXY_NOOP] = number
+    with pytest.raises(Unavailable, match="has it"):
+        KernelTable(3, proc.root)
+    assert len(proc.tables[3].targets) == 1
+    before.close()
+    with pytest.raises(Unavailable, match="of another version"):
+        KernelTable(3, proc.root)
+    assert proc.tables == {} and proc.files == {}
+
+
+def test_the_table_of_a_daemon_that_hands_over_stays_although_the_module_is_of_another_version(
+    proc: FakeProc, open_table: Open
+) -> None:
+    before = open_table()
+    before.add(PLAIN)
+    proc.failing[lib.MEDIAPROXY_NOOP] = errno.EPROTO
+    with pytest.raises(Unavailable, match="of another version"):
+        KernelTable.inherit(3, proc.dup(before.fileno()), proc.root)
+    assert len(proc.tables[3].targets) == 1
+
+
 def test_somebody_else_has_the_table(proc: FakeProc, open_table: Open) -> None:
     open_table().add(PLAIN)
     for pid, who in ((0, "another process"), (4711, "process 4711")):
