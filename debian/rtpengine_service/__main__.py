@@ -7,7 +7,9 @@ NAME is that of the service's unit, ngcp-rtpengine-daemon or ngcp-rtpengine-daem
   condition   end with status 1 if the service is not to run (RUN_MEDIAPROXY)
   check       read the service's files and say what is wrong with them
   up          load the kernel module, make table and rules
+  renew       before the daemon starts again: make what is not as the files say it by now
   rules       make the rules again
+  norules     remove the rules, until they are made again
   down        undo what up did
   run         become the daemon, in the foreground
   start       start the daemon as an init script does, in the background
@@ -60,10 +62,22 @@ def _up(name: str) -> None:
     forwarding.up(_load(name))
 
 
+def _renew(name: str) -> None:
+    from rtpengine_service import forwarding
+
+    forwarding.renew(_load(name))
+
+
 def _rules(name: str) -> None:
     from rtpengine_service import forwarding
 
     forwarding.refresh(_load(name))
+
+
+def _norules(name: str) -> None:
+    from rtpengine_service import forwarding
+
+    forwarding.remove_rules(name)
 
 
 def _down(name: str) -> None:
@@ -74,7 +88,17 @@ def _down(name: str) -> None:
 
 def _run(name: str) -> NoReturn:
     service = _check(name)
-    os.execv(DAEMON, [DAEMON, *service.options, *service.succession, "--foreground"])
+    options = [option for option in service.options if not option.startswith("--pidfile=") or _can_write(option)]
+    os.execv(DAEMON, [DAEMON, *options, *service.succession, "--foreground"])
+
+
+def _can_write(pidfile: str) -> bool:
+    """Whether the daemon could write it, which systemd needs not: it may be that of a script, which ran as root."""
+    path = pidfile.partition("=")[2]
+    if os.access(path if os.path.exists(path) else os.path.dirname(path) or ".", os.W_OK):
+        return True
+    say(f"no PID file, since {path} cannot be written (PIDFILE)")
+    return False
 
 
 def _start(name: str) -> NoReturn:
@@ -83,15 +107,29 @@ def _start(name: str) -> NoReturn:
     os.execv(DAEMON, [DAEMON, *service.options, *service.succession, *more])
 
 
+def _pidfile(name: str) -> None:
+    """Also if something else in the files is wrong by now: the daemon was started with it."""
+    try:
+        path = _load(name).pidfile
+    except ServiceError:
+        variables = defaults.read(defaults.default_file(name))
+        if "PIDFILE" not in variables:
+            raise
+        path = variables["PIDFILE"].value
+    print(path)
+
+
 COMMANDS: dict[str, Callable[[str], object]] = {
     "condition": _condition,
     "check": _check,
     "up": _up,
+    "renew": _renew,
     "rules": _rules,
+    "norules": _norules,
     "down": _down,
     "run": _run,
     "start": _start,
-    "pidfile": lambda name: print(_load(name).pidfile),
+    "pidfile": _pidfile,
 }
 
 

@@ -41,6 +41,8 @@ OPTIONS = {
 }
 FLAGS = ("RUN_MEDIAPROXY", "FORK", "NO_FALLBACK", "FIREWALL")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+# Left to right: what a shell takes as it stands, and a comment, which begins behind a blank.
+_PLAIN = re.compile(r"""('[^']*'|"[^"$`\\]*")|\s#.*""")
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,13 @@ def _assignment(line: str, place: str) -> tuple[str, str]:
     if name not in OPTIONS and name not in FLAGS:
         near = get_close_matches(name.upper(), (*OPTIONS, *FLAGS), 1)
         raise ServiceError(f"{place}: {name}: no such variable{f', is it {near[0]}?' if near else ''}")
-    if re.search(r"[$`\\;&|<>()]", text):
+    if re.search(r"[$`\\;&|<>()]", _PLAIN.sub("", text)):
         raise ServiceError(f"{place}: {name}: a plain value is needed, nothing for a shell to work on")
     try:
-        words = shlex.split(text, comments=True)
+        words = shlex.split(_PLAIN.sub(lambda match: match[1] or "", text))
     except ValueError:
         raise ServiceError(f"{place}: {name}: a quote is not closed") from None
-    if len(words) > 1 or text[:1].isspace():
+    if len(words) > 1 or (words and text[:1].isspace()):
         raise ServiceError(f"{place}: {name}: a value with blanks needs quotes, and none before it")
     return name, "".join(words)
 

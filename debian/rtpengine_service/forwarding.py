@@ -1,7 +1,8 @@
 """Kernel forwarding for a service: module, table and rules are made before the daemon starts, and undone behind it.
 
-What was done is kept in /run, so that exactly that is undone, whatever the files say by then. While a daemon restarts
-nothing of it changes: the kernel goes on with the streams that it has.
+What was done is kept in /run, so that exactly that is undone, whatever the files say by then: a file per service that
+is up, with the number of its table, or nothing where none was made. While a daemon restarts, what the files still say
+does not change: the kernel goes on with the streams that it has.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,29 +47,42 @@ def up(service: Service) -> None:
     A module that is not there is said and no failure, since the daemon decides about that. Raise ServiceError with
     everything as it was.
     """
-    if service.config.table < 0:
-        return
     with _alone():
-        if not _load_module():
-            return
+        (STATE / service.name).write_text("")
         try:
-            _make_table(service.config.table)
-            (STATE / service.name).write_text(f"{service.config.table}\n")
-            if service.firewall:
-                firewall.add(service.name, service.config)
+            _make(service)
         except ServiceError:
             _undo(service.name)
             raise
-        except OSError as error:
-            _undo(service.name)
-            raise ServiceError(f"kernel table {service.config.table}: {error.strerror}") from None
+
+
+def renew(service: Service) -> None:
+    """Before the daemon of a service that is up starts once more: make what is not as the files say it by now.
+
+    What is stays, with the streams in it. Raise ServiceError, with nothing made; it can be tried again.
+    """
+    with _alone():
+        if not (STATE / service.name).exists():
+            return
+        try:
+            _make(service)
+        except ServiceError:
+            _unmake(service.name)
+            raise
 
 
 def refresh(service: Service) -> None:
-    """Make the rules anew that somebody has flushed. Raise ServiceError."""
+    """Make the rules anew that somebody has flushed, for the table that the daemon has. Raise ServiceError."""
     with _alone():
-        if service.firewall and (STATE / service.name).exists():
-            firewall.add(service.name, service.config)
+        number = _table(service.name)
+        if service.firewall and number is not None:
+            firewall.add(service.name, replace(service.config, table=number))
+
+
+def remove_rules(name: str) -> None:
+    """Remove the rules of a service, whose packets the daemon relays from then on."""
+    with _alone():
+        _remove_rules(name)
 
 
 def down(name: str) -> None:
@@ -76,16 +91,63 @@ def down(name: str) -> None:
         _undo(name)
 
 
-def _undo(name: str) -> None:
+def _make(service: Service) -> None:
+    number = service.config.table
+    had = _table(service.name)
+    if had is not None and had == number and (PROC / str(number)).exists():
+        _tell_skew()
+    else:
+        if had is not None:
+            _unmake(service.name)
+        if number < 0 or not _load_module():
+            return
+        _claim(service.name, number)
+    if service.firewall:
+        firewall.add(service.name, service.config)
+    elif had is not None:
+        _remove_rules(service.name)
+
+
+def _claim(name: str, number: int) -> None:
+    """Make the table of a service; not that of another one, whose daemon may only be about to start."""
+    others = [state.name for state in STATE.glob("[!.]*") if state.name != name]
+    owner = next((other for other in others if _table(other) == number), None)
+    if owner is not None:
+        raise ServiceError(f"kernel table {number} is that of {owner} (TABLE)")
+    try:
+        _make_table(number)
+    except OSError as error:
+        _delete_table(number)
+        raise ServiceError(f"kernel table {number}: {error.strerror}") from None
+    (STATE / name).write_text(f"{number}\n")
+
+
+def _table(name: str) -> int | None:
+    """The number of the table that was made for a service, None if there is none."""
+    state = STATE / name
+    text = state.read_text().strip() if state.exists() else ""
+    return int(text) if text else None
+
+
+def _remove_rules(name: str) -> None:
     try:
         firewall.remove(name)
     except ServiceError as error:
         say(str(error))
-    state = STATE / name
-    if state.exists():
-        _delete_table(int(state.read_text()))
-        state.unlink()
+
+
+def _unmake(name: str) -> None:
+    _remove_rules(name)
+    number = _table(name)
+    if number is not None:
+        _delete_table(number)
+        (STATE / name).write_text("")
     _unload_module()
+
+
+def _undo(name: str) -> None:
+    _unmake(name)
+    (STATE / name).unlink(missing_ok=True)
 
 
 def _load_module() -> bool:

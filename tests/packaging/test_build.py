@@ -196,6 +196,31 @@ print(s.recv(100).decode())' 2>/dev/null && exit
     assert "1 d6:result4:ponge" in done.stdout, done.stderr
 
 
+def test_the_container_has_a_service_without_systemd_and_capabilities(container: Tree) -> None:
+    """By the init script; where Docker starts a container it has neither of the two that the service has elsewhere."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    said = container.shell(f"""
+        service=/etc/init.d/ngcp-rtpengine-daemon
+        cat >/etc/default/ngcp-rtpengine-daemon <<END
+RUN_MEDIAPROXY=yes
+ADDRESS=127.0.0.1
+LISTEN_NG=127.0.0.1:{port}
+TABLE=-1
+END
+        for dropped in -net_admin,-sys_nice -checkpoint_restore; do
+            setpriv --bounding-set=$dropped --inh-caps=$dropped $service start
+            cat /proc/$(cat /run/rtpengine/ngcp-rtpengine-daemon.pid)/status
+            $service stop
+        done
+    """)
+    states = [dict(re.findall(r"^(Uid|CapEff|CapBnd):\s+(\S+)", part, re.M)) for part in said.split("Name:\t")[1:]]
+    for name in ("CapEff", "CapBnd"):
+        assert [state[name] for state in states] == [f"{0:016x}", f"{1 << 12 | 1 << 23:016x}"]
+    assert all(state["Uid"] != "0" for state in states)
+
+
 def test_the_container_for_a_host_with_the_module_makes_rules(container: Tree, stages: dict[str, Stage]) -> None:
     assert stages["host-module"].parent == "userspace"
     stages["host-module"].perform(container, {"context": ROOT})

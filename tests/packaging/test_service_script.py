@@ -73,6 +73,9 @@ def test_variables_become_options(files: Path) -> None:
         ("LISTEN_NG=2223x", "LISTEN_NG: '2223x' is not "),
         ("FORK=maybe", "FORK: is yes or no"),
         ("NO_FALLBACK=true", "NO_FALLBACK: is yes or no"),
+        ('TOS="$1" "2"', "TOS: a plain value is needed, nothing for a shell to work on"),
+        ("TOS=1;2 # 'no'", "TOS: a plain value is needed, nothing for a shell to work on"),
+        ("TOS=1#8", "TOS: '1#8' is not an integer"),
     ],
 )
 def test_a_mistake_is_told_with_file_line_and_variable(files: Path, line: str, reason: str) -> None:
@@ -82,6 +85,26 @@ def test_a_mistake_is_told_with_file_line_and_variable(files: Path, line: str, r
     assert str(error.value).startswith(f"{files / NAME} line 5: {reason}")
     # It is not passed over as a service that nobody wants.
     assert defaults.is_wanted(NAME)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("184 # EF (don't; ask)", "184"),
+        ("'a&b' # c", "a&b"),
+        ('"http://b/?x=1&y=(2)#z"', "http://b/?x=1&y=(2)#z"),
+        ("http://b/#z", "http://b/#z"),
+        ("a'b c'\"d\"", "ab cd"),
+        ("#1", "#1"),
+        ("  ", None),
+        (" # nothing", None),
+    ],
+)
+def test_a_value_is_what_a_shell_reads(files: Path, text: str, value: str | None) -> None:
+    write(files, f"B2B_URL={text}\n")
+    found = defaults.read(files / NAME).get("B2B_URL")
+    shell = ["sh", "-c", f'. "{files / NAME}"; printf %s "$B2B_URL"']
+    assert (found.value if found else "") == (value or "") == subprocess.check_output(shell, text=True)
 
 
 def test_a_mistake_in_the_configuration_file_is_the_daemons_to_tell(files: Path) -> None:
@@ -142,6 +165,38 @@ def test_a_mistake_ends_with_a_status_that_no_restart_follows(
     assert "RestartPreventExitStatus=78\n" in (ROOT / "debian" / f"{NAME}.service").read_text()
 
 
+@pytest.mark.parametrize(("folder", "given"), [("there", True), ("nowhere", False)])
+def test_a_pid_file_that_nobody_needs_keeps_nothing_from_starting(
+    files: Path, folder: str, given: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that of the packages of 2014, in a place where the daemon's user cannot write."""
+    (files / "there").mkdir()
+    option = f"{files / folder / 'own.pid'}"
+    write(files, f"{GOOD}PIDFILE={option}\n")
+    ran: list[list[str]] = []
+    monkeypatch.setattr(__main__.os, "execv", lambda path, argv: ran.append(argv))
+    for command in ("run", "start"):
+        monkeypatch.setattr(sys, "argv", ["service", command, NAME])
+        __main__.main()
+    assert (f"--pidfile={option}" in ran[0], f"--pidfile={option}" in ran[1]) == (given, True)
+    assert ("cannot be written (PIDFILE)" in capsys.readouterr().err) == (not given)
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [("", f"/run/rtpengine/{NAME}.pid"), ("PIDFILE=/run/own.pid\n", "/run/own.pid")],
+)
+def test_the_pid_file_is_found_whatever_else_is_wrong(
+    files: Path, more: str, path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["service", "pidfile", NAME])
+    write(files, GOOD + more)
+    assert (__main__.main(), capsys.readouterr().out) == (0, f"{path}\n")
+    write(files, f"{GOOD}{more}TOS=300\n")
+    assert __main__.main() == (0 if more else 78)
+    assert capsys.readouterr().out == (f"{path}\n" if more else "")
+
+
 OWN = ["-p", "tcp", "-j", "ACCEPT"]
 
 
@@ -151,6 +206,8 @@ class FakeTables:
     def __init__(self) -> None:
         self.chains: dict[str, dict[str, list[list[str]]]] = {tool: {"INPUT": [OWN]} for tool in firewall.TOOLS}
         self.failing = ""
+        self.says = "no luck\n"
+        self.changes: list[str] = []
         self._run = subprocess.run
 
     def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -161,7 +218,9 @@ class FakeTables:
         assert arguments.pop(0) == "-w"
         action, *words = arguments
         if f"{tool} {action}" == self.failing:
-            return subprocess.CompletedProcess(command, 1, "", "no luck\n")
+            return subprocess.CompletedProcess(command, 1, "", self.says)
+        if action not in ("-S", "-C"):
+            self.changes.append(f"{tool} {action}")
         done = self._change(self.chains[tool], action, words)
         return subprocess.CompletedProcess(command, 0 if done is not False else 1, done if done else "", "")
 
@@ -194,6 +253,7 @@ def rules(monkeypatch: pytest.MonkeyPatch) -> FakeTables:
     tables = FakeTables()
     monkeypatch.setattr(firewall.subprocess, "run", tables.run)
     monkeypatch.setattr(firewall.shutil, "which", lambda tool: f"/usr/sbin/{tool}")
+    monkeypatch.setattr(firewall, "IPV6", Path(__file__))
     return tables
 
 
@@ -218,6 +278,60 @@ def test_a_rule_and_a_jump_above_all_others(files: Path, rules: FakeTables) -> N
     assert kept(rules, "ip6tables") == {"INPUT": [shlex.join(OWN)]}
     firewall.remove(first.name)
     assert kept(rules) == {"INPUT": [shlex.join(OWN)]}
+
+
+@pytest.mark.parametrize("mask", ["", "/32"])
+def test_a_rule_that_is_right_is_never_away(files: Path, rules: FakeTables, mask: str) -> None:
+    """Packets in the kernel pass it. iptables lists addresses with their mask, and takes them with it."""
+    first = service(files)
+    firewall.add(first.name, first.config)
+    rules.chains["iptables"]["mediaproxy"][0][1] += mask
+    rules.changes.clear()
+    monkeypatched = rules._change
+
+    def change(chains: dict[str, list[list[str]]], action: str, words: list[str]) -> str | bool | None:
+        if action == "-C":
+            words[words.index("-d") + 1] += mask
+        return monkeypatched(chains, action, words)
+
+    rules._change = change  # type: ignore[method-assign]
+    firewall.add(first.name, first.config)
+    assert rules.changes == []
+    other = service(files, more="PORT_MAX=30500\nADDRESS=127.0.0.2\n")
+    firewall.add(other.name, other.config)
+    assert rules.changes == ["iptables -D", "iptables -A"]
+    assert "-d 127.0.0.2 -p udp -m udp --dport 30000:30500" in kept(rules)["mediaproxy"][0]
+
+
+def test_a_family_that_is_given_up_leaves_nothing(files: Path, rules: FakeTables) -> None:
+    both = service(files, more="ADDRESS_IPV6=::1\n")
+    firewall.add(both.name, both.config)
+    assert kept(rules, "ip6tables")["INPUT"][0] == JUMP
+    one = service(files)
+    firewall.add(one.name, one.config)
+    assert kept(rules, "ip6tables") == {"INPUT": [shlex.join(OWN)]} and JUMP in kept(rules)["INPUT"]
+
+
+def test_a_kernel_without_ipv6_needs_no_ip6tables(
+    files: Path, rules: FakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one of the legacy kind then fails at whatever it is asked."""
+    rules.failing = "ip6tables -S"
+    monkeypatch.setattr(firewall, "IPV6", files / "nowhere")
+    first = service(files)
+    firewall.add(first.name, first.config)
+    assert JUMP in kept(rules)["INPUT"]
+    firewall.remove(first.name)
+    assert kept(rules) == {"INPUT": [shlex.join(OWN)]}
+
+
+def test_what_fails_for_one_family_does_not_keep_the_rules_of_the_other(files: Path, rules: FakeTables) -> None:
+    both = service(files, more="ADDRESS_IPV6=::1\n")
+    firewall.add(both.name, both.config)
+    rules.failing = "iptables -S"
+    with pytest.raises(ServiceError, match="iptables -S: no luck"):
+        firewall.remove(both.name)
+    assert kept(rules, "ip6tables") == {"INPUT": [shlex.join(OWN)]} and JUMP in kept(rules)["INPUT"]
 
 
 def test_services_share_chain_and_jump(files: Path, rules: FakeTables) -> None:
@@ -249,6 +363,25 @@ def test_rules_that_cannot_be_made_leave_none_behind(files: Path, rules: FakeTab
     with pytest.raises(ServiceError, match=f"^{failing}.*: no luck$"):
         firewall.add(first.name, first.config)
     assert kept(rules) == kept(rules, "ip6tables") == {"INPUT": [shlex.join(OWN)]}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("", "status 1"),
+        ("# Warning: tables\nip6tables v1.8.9: no such family\nPerhaps upgrade.\n", "ip6tables v1.8.9: no such family"),
+        (
+            "iptables v1.8.9 (nf_tables): unknown option \"--id\"\nTry `iptables -h' or 'iptables --help'\n",
+            "there is no target MEDIAPROXY (package ngcp-rtpengine-iptables)",
+        ),
+    ],
+)
+def test_the_reason_is_told_and_not_the_advice(files: Path, rules: FakeTables, said: str, reason: str) -> None:
+    rules.failing, rules.says = "iptables -A", said
+    first = service(files)
+    with pytest.raises(ServiceError) as error:
+        firewall.add(first.name, first.config)
+    assert f" -j MEDIAPROXY --id 0: {reason}" in str(error.value)
 
 
 @pytest.fixture
@@ -330,6 +463,92 @@ def test_rules_are_made_again_only_while_the_service_is_up(files: Path, rules: F
     rules.chains["iptables"] = {"INPUT": []}
     forwarding.refresh(first)
     assert kept(rules)["INPUT"] == [JUMP]
+
+
+def test_before_another_start_what_is_right_stays(files: Path, rules: FakeTables, kernel: list[str]) -> None:
+    first = service(files)
+    forwarding.renew(first)
+    assert kernel == [] and kept(rules) == {"INPUT": [shlex.join(OWN)]}  # it is not up
+    forwarding.up(first)
+    done = len(kernel), len(rules.changes)
+    forwarding.renew(first)
+    assert (len(kernel), len(rules.changes)) == done
+
+
+@pytest.mark.parametrize(
+    ("more", "told", "rule"),
+    [
+        ("TABLE=1\n", ["del 0", "del 1", "add 1"], "--dport 30000:30999 -m comment --comment {} -j MEDIAPROXY --id 1"),
+        ("PORT_MAX=40000\n", [], "--dport 30000:40000 -m comment --comment {} -j MEDIAPROXY --id 0"),
+        ("TABLE=-1\n", ["del 0"], ""),
+        ("FIREWALL=no\n", [], ""),
+    ],
+)
+def test_before_another_start_it_is_made_as_the_files_say_now(
+    files: Path, rules: FakeTables, kernel: list[str], more: str, told: list[str], rule: str
+) -> None:
+    forwarding.up(service(files))
+    kernel.clear()
+    forwarding.renew(service(files, more=more))
+    assert kernel == told
+    made = kept(rules).get("mediaproxy", [])
+    assert [each.partition("-m udp ")[2] for each in made] == ([rule.format(NAME)] if rule else [])
+    forwarding.down(NAME)
+    assert kept(rules) == {"INPUT": [shlex.join(OWN)]} and not (forwarding.STATE / NAME).exists()
+
+
+def test_a_module_that_comes_later_is_there_at_the_next_start(
+    files: Path, rules: FakeTables, kernel: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its headers are installed after the daemon has been started."""
+    with monkeypatch.context() as without:
+        without.setattr(forwarding, "PROC", files / "nowhere")
+        without.setattr(forwarding, "MODULE", "xt_MEDIAPROXY_that_nobody_has")
+        forwarding.up(service(files))
+        forwarding.renew(service(files))
+    assert kernel == [] and kept(rules) == {"INPUT": [shlex.join(OWN)]}
+    forwarding.renew(service(files))
+    assert kernel == ["del 0", "add 0"] and JUMP in kept(rules)["INPUT"]
+
+
+def test_what_could_not_be_made_is_tried_again_at_the_next_start(
+    files: Path, rules: FakeTables, kernel: list[str]
+) -> None:
+    forwarding.up(service(files))
+    rules.failing = "iptables -A"
+    with pytest.raises(ServiceError):
+        forwarding.renew(service(files, more="PORT_MAX=40000\n"))
+    assert kernel[-1] == "del 0" and kept(rules) == {"INPUT": [shlex.join(OWN)]}
+    rules.failing = ""
+    forwarding.renew(service(files))
+    assert kernel[-1] == "add 0" and JUMP in kept(rules)["INPUT"]
+
+
+def test_the_table_of_another_service_is_left_alone_although_its_daemon_has_not_begun(
+    files: Path, rules: FakeTables, kernel: list[str]
+) -> None:
+    """As when a default file was copied, and both start at boot."""
+    forwarding.up(service(files))
+    with pytest.raises(ServiceError, match=rf"^kernel table 0 is that of {NAME} \(TABLE\)$"):
+        forwarding.up(service(files, f"{NAME}@east"))
+    assert kernel == ["del 0", "add 0"] and len(kept(rules)["mediaproxy"]) == 1
+    assert not (forwarding.STATE / f"{NAME}@east").exists()
+
+
+def test_rules_are_made_again_for_the_table_that_there_is(files: Path, rules: FakeTables, kernel: list[str]) -> None:
+    """Not for that which the next start is to have."""
+    forwarding.up(service(files))
+    rules.chains["iptables"] = {"INPUT": []}
+    forwarding.refresh(service(files, more="TABLE=1\n"))
+    assert kept(rules)["mediaproxy"][0].endswith("--id 0")
+
+
+def test_rules_are_taken_out_while_the_service_is_up(files: Path, rules: FakeTables, kernel: list[str]) -> None:
+    forwarding.up(service(files))
+    forwarding.remove_rules(NAME)
+    assert kernel == ["del 0", "add 0"] and kept(rules) == {"INPUT": [shlex.join(OWN)]}
+    forwarding.renew(service(files))
+    assert kernel == ["del 0", "add 0"] and JUMP in kept(rules)["INPUT"]
 
 
 def test_userspace_alone_needs_nothing(files: Path, rules: FakeTables, kernel: list[str]) -> None:

@@ -23,6 +23,8 @@ MAIN, EAST = "ngcp-rtpengine-daemon", "ngcp-rtpengine-daemon@east"
 FORWARDING = f"ngcp-rtpengine-forwarding@{MAIN}"
 DEFAULT, CONF = Path(f"/etc/default/{MAIN}"), Path("/etc/rtpengine/rtpengine.conf")
 PORT, EAST_PORT = 2223, 2224
+OWN = {"RUN_MEDIAPROXY": "yes", "ADDRESS": ADDRESS, "ADDRESS_IPV6": ADDRESS6, "LISTEN_TCP": ""}
+OWN["LISTEN_NG"] = f"127.0.0.1:{PORT}"
 PACKAGES = ("ngcp-rtpengine", MAIN, "ngcp-rtpengine-iptables", "ngcp-rtpengine-kernel-dkms")
 
 STEPS: list[Callable[[], None]] = []
@@ -126,9 +128,7 @@ def a_broken_configuration_file_is_told_with_its_line() -> None:
 
 @step
 def it_starts_as_its_own_user_with_two_capabilities() -> None:
-    configure(
-        RUN_MEDIAPROXY="yes", ADDRESS=ADDRESS, ADDRESS_IPV6=ADDRESS6, LISTEN_TCP="", LISTEN_NG=f"127.0.0.1:{PORT}"
-    )
+    configure(**OWN)
     CONF.write_text("[rtpengine]\ntos = 184\nlisten-ng = 127.0.0.1:9\nmax-sessions = 1000\n")
     run("systemctl", "reset-failed", MAIN)
     run("systemctl", "start", MAIN)
@@ -210,6 +210,22 @@ def a_restart_leaves_the_kernel_at_work() -> None:
 
 
 @step
+def a_restart_takes_up_what_has_changed() -> None:
+    rules = firewall()
+    configure(**OWN, TABLE="2", PORT_MAX="39999")
+    run("systemctl", "restart", MAIN)
+    for tool in ("iptables", "ip6tables"):
+        made = [line for line in run(tool, "-S", "mediaproxy").splitlines() if f"--comment {MAIN} " in line]
+        assert len(made) == 1 and "--dport 30000:39999 " in made[0] and made[0].endswith("--id 2"), made
+    assert not Path("/proc/mediaproxy/0").exists()
+    calls["main"].settle(2)
+    configure(**OWN)
+    run("systemctl", "restart", MAIN)
+    assert firewall() == rules and not Path("/proc/mediaproxy/2").exists()
+    calls["main"].settle(0)
+
+
+@step
 def the_daemon_is_replaced_and_stays_the_same_service() -> None:
     old, since = pid(MAIN), state(MAIN, "InvocationID")
     run("systemctl", "kill", "--kill-who=main", "--signal=SIGRTMIN+1", MAIN)
@@ -261,9 +277,26 @@ def a_jump_that_the_administrator_has_placed_stays_where_it_is() -> None:
 
 
 @step
+def a_module_that_comes_later_takes_a_restart() -> None:
+    """As when its headers are installed, or it is built, while the daemon runs."""
+    missing = Path("/etc/modprobe.d/missing.conf")
+    missing.write_text("install xt_MEDIAPROXY /bin/false\n")
+    run("systemctl", "start", MAIN)
+    assert "no kernel forwarding, since the module" in run("systemctl", "status", FORWARDING)
+    assert is_undone()
+    call = Call("without", PORT)
+    assert call.exchange() == 2
+    missing.unlink()
+    run("systemctl", "restart", MAIN)
+    call.settle(0)
+    run("systemctl", "stop", MAIN)
+    wait_for("everything undone", is_undone)
+
+
+@step
 def the_init_script_does_the_same() -> None:
-    def script(action: str) -> str:
-        return run("env", "SYSTEMCTL_SKIP_REDIRECT=1", f"/etc/init.d/{MAIN}", action)
+    def script(action: str, check: bool = True) -> str:
+        return run("env", "SYSTEMCTL_SKIP_REDIRECT=1", f"/etc/init.d/{MAIN}", action, check=check)
 
     pidfile = Path(f"/run/rtpengine/{MAIN}.pid")
     script("start")
@@ -273,7 +306,16 @@ def the_init_script_does_the_same() -> None:
     call = Call("init", PORT)
     call.settle(0)
     flows_without_daemon(call, old, begin("env", "SYSTEMCTL_SKIP_REDIRECT=1", f"/etc/init.d/{MAIN}", "restart"))
-    assert int(pidfile.read_text()) != old
+    new = int(pidfile.read_text())
+    assert new != old
+    lines = configure(**OWN, TOS="300")
+    assert f"{DEFAULT} line {lines['TOS']}: TOS: 300 is outside" in script("restart", check=False)
+    assert int(pidfile.read_text()) == new and Path(f"/proc/{new}").exists()
+    configure(**OWN | {"RUN_MEDIAPROXY": "no"})
+    script("restart")
+    assert is_undone() and not pidfile.exists()
+    configure(**OWN)
+    script("start")
     script("stop")
     assert is_undone() and not pidfile.exists()
 
@@ -303,6 +345,7 @@ def the_command_line_of_the_seed_document_works() -> None:
 def an_upgrade_leaves_the_kernel_at_work() -> None:
     run("systemctl", "start", MAIN, EAST)
     call, other = Call("upgrade", PORT), Call("other", EAST_PORT)
+    calls["main"] = call
     call.settle(0)
     other.settle(1)
     rules, old, east = firewall(), pid(MAIN), pid(EAST)
@@ -319,8 +362,16 @@ def an_upgrade_leaves_the_kernel_at_work() -> None:
 
 
 @step
+def without_the_plugin_no_rule_is_left_that_nobody_could_list() -> None:
+    run("dpkg", "--remove", "ngcp-rtpengine", "ngcp-rtpengine-iptables")
+    assert firewall() == untouched
+    assert state(MAIN) == "active"
+    wait_for("the call in userspace", lambda: calls["main"].exchange() == 2)
+
+
+@step
 def removal_stops_everything_first() -> None:
-    run("dpkg", "--remove", "ngcp-rtpengine", MAIN)
+    run("dpkg", "--remove", MAIN)
     assert is_undone()
     assert not run("systemctl", "list-units", "--no-legend", "ngcp-rtpengine-*").strip()
     assert not run("pgrep", "-u", "rtpengine", check=False)
