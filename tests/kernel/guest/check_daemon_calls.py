@@ -292,12 +292,13 @@ def test_unknown_ssrc(talking: Callable[..., Call], caller: str) -> None:
     first, at = speaker.ssrc, speaker.index
     speaker.ssrc, speaker.index = first ^ 0xFFFF, 1000
     passes(speaker, listener)
-    assert packets(made, speaker) == 5
+    before = packets(made, speaker)
+    assert 5 <= before < 10, "the first one of it came up, and those behind it until the kernel knew"
     assert wait_for(lambda: f"SSRC: {speaker.ssrc:08x}" in read(made.host, "0/list"))
     passes(speaker, listener)
     speaker.ssrc, speaker.index = first, at
     passes(speaker, listener)
-    assert packets(made, speaker) == 15
+    assert packets(made, speaker) == before + 10
 
 
 def test_hold_and_resume(talking: Callable[..., Call]) -> None:

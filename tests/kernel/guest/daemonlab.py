@@ -213,7 +213,7 @@ class Phone(Live):
         got: list[tuple[bytes, Address]] = []
         try:
             while len(got) < count:
-                datagram, source = receive(self.rtp, PATIENCE_S if not got else 5)
+                datagram, source = receive(self.rtp, PATIENCE_S)
                 if datagram[0] >= 128:
                     got.append((datagram, source))
         except TimeoutError:

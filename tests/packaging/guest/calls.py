@@ -24,7 +24,7 @@ PHONES = "phones"
 # How long anything may take in an emulated machine on a busy host.
 PATIENCE_S = 240.0
 # A packet that has not come by then will not.
-PACKET_S = 5.0
+PACKET_S = 20.0
 
 ADDRESS, ADDRESS6, OTHER_ADDRESS = "10.64.73.31", "2001:db8::4f3:3d", "10.64.73.32"
 PHONE, PHONE6 = "10.64.73.1", "2001:db8::1"
@@ -47,6 +47,11 @@ def wait_for(what: str, condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"in vain waited for: {what}"
         time.sleep(0.2)
+
+
+def wait_to_read(text: str, *command: str) -> None:
+    """Wait until a command says something: the journal has what a service writes a little later."""
+    wait_for(f"{text!r} of {' '.join(command)}", lambda: text in run(*command, check=False))
 
 
 def make_network() -> None:

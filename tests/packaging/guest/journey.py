@@ -17,7 +17,19 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from calls import ADDRESS, ADDRESS6, OTHER_ADDRESS, PHONE6, Call, forwarded, make_network, ng, run, wait_for
+from calls import (
+    ADDRESS,
+    ADDRESS6,
+    OTHER_ADDRESS,
+    PHONE6,
+    Call,
+    forwarded,
+    make_network,
+    ng,
+    run,
+    wait_for,
+    wait_to_read,
+)
 
 MAIN, EAST = "ngcp-rtpengine-daemon", "ngcp-rtpengine-daemon@east"
 FORWARDING = f"ngcp-rtpengine-forwarding@{MAIN}"
@@ -100,7 +112,7 @@ def nothing_runs_before_it_is_configured() -> None:
     assert state(MAIN, "UnitFileState") == "enabled"
     run("systemctl", "start", MAIN)
     assert state(MAIN) == "inactive" and state(FORWARDING) == "inactive"
-    assert f"RUN_MEDIAPROXY is not yes in {DEFAULT}" in run("systemctl", "status", MAIN, check=False)
+    wait_to_read(f"RUN_MEDIAPROXY is not yes in {DEFAULT}", "systemctl", "status", MAIN)
     assert is_undone()
 
 
@@ -108,10 +120,9 @@ def nothing_runs_before_it_is_configured() -> None:
 def a_broken_default_file_is_told_with_its_line() -> None:
     lines = configure(RUN_MEDIAPROXY="yes", ADDRESS=ADDRESS, TIMEOUT="soon")
     assert fails("systemctl", "start", MAIN)
-    status = run("systemctl", "status", MAIN, check=False)
-    assert f"{DEFAULT} line {lines['TIMEOUT']}: TIMEOUT: 'soon' is not an integer" in status, status
-    assert "failed" in status
-    assert is_undone()
+    wait_to_read(f"{DEFAULT} line {lines['TIMEOUT']}: TIMEOUT: 'soon' is not an integer", "systemctl", "status", MAIN)
+    assert "failed" in run("systemctl", "status", MAIN, check=False)
+    wait_for("everything undone", is_undone)
 
 
 @step
@@ -120,9 +131,8 @@ def a_broken_configuration_file_is_told_with_its_line() -> None:
     before = CONF.read_text()
     CONF.write_text("[rtpengine]\ntrust-sdp = yes\nnum-threads = 1000\n")
     assert fails("systemctl", "start", MAIN)
-    status = run("systemctl", "status", MAIN, check=False)
-    assert f"{CONF} line 3: num-threads: 1000 is outside" in status, status
-    assert is_undone()
+    wait_to_read(f"{CONF} line 3: num-threads: 1000 is outside", "systemctl", "status", MAIN)
+    wait_for("everything undone", is_undone)
     CONF.write_text(before)
 
 
@@ -140,9 +150,9 @@ def it_starts_as_its_own_user_with_two_capabilities() -> None:
     assert status["CapEff"] == status["CapBnd"] == status["CapAmb"] == capabilities, status
     assert status["NoNewPrivs"] == "1"
     assert "150000" in next(line for line in (process / "limits").read_text().splitlines() if "open files" in line)
-    log = run("journalctl", "--no-pager", "-u", MAIN)
-    assert "forwarding in the kernel, with table 0" in log
-    assert f"{CONF} line 3: listen-ng has no effect, since LISTEN_NG is set in {DEFAULT}" in log
+    log = ("journalctl", "--no-pager", "-u", MAIN)
+    wait_to_read("forwarding in the kernel, with table 0", *log)
+    wait_to_read(f"{CONF} line 3: listen-ng has no effect, since LISTEN_NG is set in {DEFAULT}", *log)
     assert ng(PORT, "ping")[b"result"] == b"pong"
 
 
@@ -232,7 +242,7 @@ def the_daemon_is_replaced_and_stays_the_same_service() -> None:
     wait_for(f"the end of process {old}", lambda: not Path(f"/proc/{old}").exists())
     wait_for("a new main process", lambda: pid(MAIN) not in (0, old))
     assert state(MAIN) == "active" and state(MAIN, "InvocationID") == since and state(MAIN, "NRestarts") == "0"
-    assert "1 calls taken over from the running daemon" in run("journalctl", "--no-pager", "-u", MAIN)
+    wait_to_read("1 calls taken over from the running daemon", "journalctl", "--no-pager", "-u", MAIN)
     assert calls["main"].exchange() == 2
     calls["main"].settle(0)
     # systemd looks after the new one as it did after the old one
@@ -354,7 +364,7 @@ def an_upgrade_leaves_the_kernel_at_work() -> None:
     flows_without_daemon(call, old, begin("dpkg", "-i", *packages))
     assert state(MAIN) == state(EAST) == "active"
     assert pid(MAIN) not in (0, old) and pid(EAST) not in (0, east)
-    assert f"rtpengine {sys.argv[1]} is ready" in run("journalctl", "--no-pager", "-u", MAIN)
+    wait_to_read(f"rtpengine {sys.argv[1]} is ready", "journalctl", "--no-pager", "-u", MAIN)
     assert firewall() == rules
     assert (CONF.read_text(), DEFAULT.read_text()) == (conf, default)
     call.settle(0)
@@ -372,7 +382,7 @@ def without_the_plugin_no_rule_is_left_that_nobody_could_list() -> None:
 @step
 def removal_stops_everything_first() -> None:
     run("dpkg", "--remove", MAIN)
-    assert is_undone()
+    wait_for("everything undone", is_undone)
     assert not run("systemctl", "list-units", "--no-legend", "ngcp-rtpengine-*").strip()
     assert not run("pgrep", "-u", "rtpengine", check=False)
     assert DEFAULT.exists()
