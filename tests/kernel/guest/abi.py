@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cffi import FFI
+from network import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 KERNEL_TYPES = "typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;\n"
 HEADERS = ("rtp.h", "srtp_common.h", "rtp_quality.h", "xt_MEDIAPROXY.h")
 PROC = Path("/proc/mediaproxy")
-PATIENCE_S = 60.0
 
 ffi = FFI()
 

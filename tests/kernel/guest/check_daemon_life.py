@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from abi import eventually
 from conftest import MODULE
 from daemonlab import (
     NFT,
-    PATIENCE_S,
     PORTS,
     PROC,
     Call,
@@ -25,8 +23,9 @@ from daemonlab import (
     passes,
     read,
     ruled,
+    wait_for,
 )
-from network import run
+from network import PATIENCE_S, run
 from systemlab.daemon import PROGRAM
 from systemlab.media import silent
 
@@ -165,7 +164,7 @@ def test_killed_ended_and_started_again(lab: Lab, start: Callable[..., Daemon]) 
         assert "is in use" in remove(lab)
         control(lab.relay, "del 0\n")
         assert "is in use" in remove(lab), "there are rules yet"
-    assert eventually(lambda: remove(lab) == ""), "what refers to a rule goes a little later than the rule"
+    assert wait_for(lambda: remove(lab) == ""), "what refers to a rule goes a little later than the rule"
     try:
         assert not PROC.exists()
         assert "--no-fallback: kernel table 0 is not available" in refused(lab, *options)

@@ -15,10 +15,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from abi import eventually
 from conftest import MODULE
-from daemonlab import PATIENCE_S, PROC, ROOT, Call, Lab, call, control, forwarded, passes, read
-from network import run
+from daemonlab import PROC, ROOT, Call, Lab, call, control, forwarded, passes, read, wait_for
+from network import PATIENCE_S, run
 from systemlab.daemon import PROGRAM
 from systemlab.ngclient import NgClient
 
@@ -91,7 +90,7 @@ class Shell:
 @pytest.fixture
 def shell(machine: Lab) -> Iterator[Shell]:
     """There the module is not loaded yet."""
-    assert eventually(lambda: run("rmmod", "xt_MEDIAPROXY", check=False) == "")
+    assert wait_for(lambda: run("rmmod", "xt_MEDIAPROXY", check=False) == "")
     settings = Path("/etc/rtpengine")
     if settings.exists():  # of Debian's rtpengine, which is what benchmarks compare with
         run("mount", "-t", "tmpfs", "none", str(settings))
@@ -102,7 +101,7 @@ def shell(machine: Lab) -> Iterator[Shell]:
         run("bash", "-c", f"kill $(cat {pidfile}); tail --pid=$(cat {pidfile}) -f /dev/null", check=False)
     for number in read(machine.relay, "list").split() if PROC.exists() else []:
         control(machine.relay, f"del {number}\n")
-    eventually(lambda: not PROC.exists() or run("rmmod", "xt_MEDIAPROXY", check=False) == "")
+    wait_for(lambda: not PROC.exists() or run("rmmod", "xt_MEDIAPROXY", check=False) == "")
     run("insmod", str(MODULE))
 
 

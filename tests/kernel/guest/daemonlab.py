@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conftest import rules
+from network import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path += [str(ROOT / "tests" / folder) for folder in ("system", "packetpath")]
@@ -34,8 +35,6 @@ from rtpengine.srtp import SUITES  # noqa: E402
 pytest_plugins = ["systemlab.fixtures"]
 
 PORTS = ("--port-min=30000", "--port-max=30999")
-# An emulated processor is slow, and its host busy with something else now and then.
-PATIENCE_S = 60.0
 NFT = ("iptables-nft", "ip6tables-nft")
 PROC = Path("/proc/mediaproxy")
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CLONE_NEWNET = 0x40000000
+# An emulated processor is slow, and its host busy with something else now and then.
 PATIENCE_S = 60.0
 IP_RECVTTL = 12  # linux/in.h; Python does not name it
 _libc = ctypes.CDLL(None, use_errno=True)
